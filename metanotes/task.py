@@ -1,0 +1,75 @@
+"""A task, and what a learner may see of it.
+
+Task n is a pair (D_train, D_test): the *support* set, on which a learner learns, and the *query*
+set, on which it is judged. Every tensor has a leading task axis of length T, so that a `Task` is a
+batch of T tasks, worked on at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Examples of T tasks: inputs and their targets.
+
+    Args:
+        x: inputs, `[T, N, ...]`.
+        y: targets, `[T, N]` (integer class labels) or `[T, N, ...]` (real numbers).
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+class Task(NamedTuple):
+    """T tasks: what they may be learned from, and what they are judged on.
+
+    Args:
+        support: D_train of every task.
+        query: D_test of every task.
+
+    >>> x, y = torch.zeros(3, 5, 2), torch.zeros(3, 5, dtype=torch.long)
+    >>> tasks = Task(support=Batch(x, y), query=Batch(x, y))
+    >>> tasks.support.x.shape
+    torch.Size([3, 5, 2])
+    """
+
+    support: Batch
+    query: Batch
+
+
+def task_to(tasks: Task, device: torch.device | str) -> Task:
+    """The same tasks on another device."""
+    return Task(*(Batch(*(tensor.to(device) for tensor in batch)) for batch in tasks))
+
+
+def check_tasks(tasks: Task) -> None:
+    """Refuse tasks that no learner can work on.
+
+    Raises:
+        ValueError: the leading axes differ, a batch is empty, or an input is NaN or infinite.
+    """
+    named = {
+        "support.x": tasks.support.x,
+        "support.y": tasks.support.y,
+        "query.x": tasks.query.x,
+        "query.y": tasks.query.y,
+    }
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
+    if any(tensor.ndim < 2 for tensor in named.values()):
+        raise ValueError(f"every tensor of a Task needs a task axis and an example axis; got {shapes}")
+    if len({tensor.shape[0] for tensor in named.values()}) > 1:
+        raise ValueError(f"every tensor of a Task has the same number of tasks first; got {shapes}")
+    for batch in ("support", "query"):
+        x, y = named[f"{batch}.x"], named[f"{batch}.y"]
+        if x.shape[1] != y.shape[1]:
+            raise ValueError(f"{batch}.x and {batch}.y differ in their number of examples; got {shapes}")
+    if 0 in named["support.x"].shape[:2] or 0 in named["query.x"].shape[:2]:
+        raise ValueError(f"a Task needs at least one task and one example; got {shapes}")
+    for name, tensor in named.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} has NaN or infinite values; clean or rescale the data first")
