@@ -1,0 +1,23 @@
+"""metanotes: learning to learn, one idea, one page of code.
+
+A learning algorithm F_phi takes a task's training data and returns a model. phi is whatever part of
+it we choose to learn, by descending the loss after learning. Start with `Learner`.
+"""
+
+from metanotes.initialisation import MAML, Pretrained
+from metanotes.learner import Learner, cross_entropy, mse
+from metanotes.task import Batch, Task
+from metanotes.update_rules import Adam, Sgd, UpdateRule
+
+__all__ = [
+    "MAML",
+    "Adam",
+    "Batch",
+    "Learner",
+    "Pretrained",
+    "Sgd",
+    "Task",
+    "UpdateRule",
+    "cross_entropy",
+    "mse",
+]
