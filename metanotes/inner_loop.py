@@ -2,166 +2,182 @@
 
     theta_0 = phi,    theta_{t+1} = theta_t + rule(grad l(theta_t)),    t = 0 .. k-1      (1)
 
-`descend` computes theta_k of all tasks at once, without a graph, keeping the theta_t. Its backward
-pass is the adjoint of (1): a cotangent v of theta_{t+1} is pulled back through the rule to a
-cotangent d of the gradient g_t, and
+`descend` computes theta_k of all tasks at once. Its backward pass is the adjoint of (1): a cotangent
+v of theta_{t+1} is pulled back through one step at a time, from t = k-1 down to 0,
 
-    v <- v + H(theta_t) d,    H = the Hessian of l,    for t = k-1 .. 0                    (2)
+    v <- v + H(theta_t) d,    d = the cotangent of the gradient, pulled back through the rule.  (2)
 
 With `Sgd(alpha)`, d = -alpha v, and (2) is MAML's product (I - alpha H_0) ... (I - alpha H_{k-1}) g
-(Finn et al. 2017). First order leaves H d out. It costs one Hessian-vector product a step, holds k
-copies of theta rather than k graphs, and is right for any module, because `vmap` stands outside
-both derivatives: differentiating a vmapped gradient from outside gives wrong numbers where a module
-uses `F.batch_norm` with weights (torch 2.13).
+(Finn et al. 2017, section 2.2). First order leaves H d out.
+
+Only the forward pass of the model is vmapped; every derivative is ordinary autograd on top of it.
+The usual way round, an outer gradient of `vmap(grad(loss))`, is silently wrong by a part in a
+thousand where a module uses `F.batch_norm` with weights (torch 2.13).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call, grad, vjp, vmap
+from torch.func import functional_call, vmap
 from torch.nn.modules.conv import _ConvNd
 
 from metanotes.learner import Learner, Loss, check_targets, cross_entropy
 from metanotes.task import Batch
-from metanotes.update_rules import Theta, UpdateRule
+from metanotes.update_rules import State, Theta, UpdateRule
 
 TaskLoss = Callable[[Theta, Tensor, Tensor], Tensor]  # theta of one task, x, y -> scalar
 
 
-def over_tasks(function: Callable, in_dims: tuple, loop: bool) -> Callable:
-    """The function of one task, applied to every task: by `vmap`, or one after the other."""
+def over_tasks(function: Callable[..., Tensor], loop: bool) -> Callable[..., Tensor]:
+    """A function `(theta, *tensors)` of one task, applied to every task: vmapped, or one by one."""
     if not loop:
-        return vmap(function, in_dims=in_dims, randomness="different")
+        return vmap(function, randomness="different")
 
-    def one(arg: Any, n: int) -> Any:
-        return {name: t[n] for name, t in arg.items()} if isinstance(arg, dict) else arg[n]
-
-    def run(*args: Any) -> Any:
-        tasks = len(args[-1])
-        results = [
-            function(*(one(a, n) if dim == 0 else a for a, dim in zip(args, in_dims, strict=True)))
-            for n in range(tasks)
-        ]
-        if isinstance(results[0], dict):
-            return {name: torch.stack([r[name] for r in results]) for name in results[0]}
-        return torch.stack(results)
+    def run(theta: Theta, *tensors: Tensor) -> Tensor:
+        tasks = range(len(tensors[0]))
+        one = [{name: t[n] for name, t in theta.items()} for n in tasks]
+        return torch.stack([function(one[n], *(t[n] for t in tensors)) for n in tasks])
 
     return run
 
 
-def descend(
-    loss: TaskLoss,
-    phi: Theta,
-    rule: UpdateRule,
-    support: Batch,
-    steps: int,
-    first_order: bool = False,
-    loop: bool = False,
-) -> Theta:
-    """theta_k of every task after `steps` steps of the rule from phi, differentiable in phi.
+class Descent(NamedTuple):
+    """What an inner loop is made of, beside where it starts.
 
     Args:
-        loss: the loss of one task, `loss(theta, x, y)`, a scalar.
-        phi: the start, by name, without a task axis.
-        rule: makes a step of a gradient; its own parameters are differentiated too.
+        loss: of one task, `loss(theta, x, y)`, a scalar.
+        rule: makes a step of a gradient.
         support: what the tasks learn from, x `[T, N, ...]`.
         steps: k, at least 0.
         first_order: hold the inner gradients constant.
         loop: work task by task, for losses that `vmap` cannot batch.
+    """
+
+    loss: TaskLoss
+    rule: UpdateRule
+    support: Batch
+    steps: int
+    first_order: bool
+    loop: bool
+
+    def start(self, phi: Theta) -> tuple[Theta, State]:
+        """theta_0 of every task, which is phi with a task axis, and the rule's first state."""
+        theta = {name: p.expand(len(self.support.x), *p.shape) for name, p in phi.items()}
+        return theta, self.rule.init(theta)
+
+    def step(self, theta: Theta, state: State, rule_phi: Theta) -> tuple[Theta, State]:
+        """Equation (1), differentiable where gradients are enabled."""
+        second_order = torch.is_grad_enabled() and not self.first_order
+        at = theta if second_order else {n: t.detach().requires_grad_() for n, t in theta.items()}
+        with torch.enable_grad():
+            losses = over_tasks(self.loss, self.loop)(at, *self.support)  # [T]
+            gradients = torch.autograd.grad(
+                losses.sum(), list(at.values()), create_graph=second_order, materialize_grads=True
+            )
+        grads = dict(zip(theta, gradients, strict=True))
+        updates, state = functional_call(self.rule, rule_phi, (grads, state))
+        return {name: theta[name] + updates[name] for name in theta}, state
+
+
+def descend(phi: Theta, descent: Descent, checkpoint: bool = False) -> Theta:
+    """theta_k of every task, differentiable once in phi and in the rule's parameters.
+
+    Args:
+        phi: the start, by name, without a task axis.
+        descent: the loss, the rule, the data and the number of steps.
+        checkpoint: hold k copies of theta and compute each step again in the backward pass, rather
+            than hold the graph of each step.
 
     Returns:
         theta_k by name, tensors `[T, ...]`.
     """
-    rule_phi = {name: p for name, p in rule.named_parameters() if p.requires_grad}
-    tensors = (*phi.values(), *rule_phi.values())
-    if steps == 0 or not phi:
-        return {name: p.expand(len(support.x), *p.shape) for name, p in phi.items()}
-    problem = _Problem(
-        loss, rule, support, steps, first_order, loop, list(phi), list(rule_phi),
-        keep=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
-    )  # fmt: skip
-    return dict(zip(phi, _Descend.apply(problem, *tensors), strict=True))
+    rule_phi = {name: p for name, p in descent.rule.named_parameters() if p.requires_grad}
+    if descent.steps == 0:
+        return descent.start(phi)[0]
+    names = (list(phi), list(rule_phi))
+    grad_enabled = torch.is_grad_enabled()
+    theta = _Descend.apply(
+        descent, names, checkpoint, grad_enabled, *phi.values(), *rule_phi.values()
+    )
+    return dict(zip(phi, theta, strict=True))
 
 
-class _Problem:
-    """What one inner loop is made of, beside the tensors that it is differentiated by."""
-
-    def __init__(self, loss, rule, support, steps, first_order, loop, names, rule_names, keep):
-        self.loss, self.rule, self.support, self.steps = loss, rule, support, steps
-        self.first_order, self.loop, self.keep = first_order, loop, keep
-        self.names, self.rule_names = names, rule_names
-
-    def split(self, tensors: tuple[Tensor, ...]) -> tuple[Theta, Theta]:
-        """phi and the rule's parameters, by name."""
-        n = len(self.names)
-        phi = dict(zip(self.names, tensors[:n], strict=True))
-        return phi, dict(zip(self.rule_names, tensors[n:], strict=True))
-
-    def step(self, rule_phi: Theta, grads: Theta, state: Any) -> tuple[Theta, Any]:
-        return functional_call(self.rule, rule_phi, (grads, state))
-
-    def gradient(self, theta: Theta, dim: int | None) -> Theta:
-        """g_t of every task. In the first step theta is phi itself (dim None), shared by all."""
-        return over_tasks(grad(self.loss), (dim, 0, 0), self.loop)(theta, *self.support)
-
-    def hessian_product(self, theta: Theta, d: Theta, dim: int | None) -> Theta:
-        """H(theta_t) d of every task: the gradient of <grad l, d>."""
-
-        def product(theta: Theta, d: Theta, x: Tensor, y: Tensor) -> Theta:
-            _, pull = vjp(lambda theta: grad(self.loss)(theta, x, y), theta)
-            return pull(d)[0]
-
-        return over_tasks(product, (dim, 0, 0, 0), self.loop)(theta, d, *self.support)
+def unrolled(phi: Theta, descent: Descent) -> Theta:
+    """What `descend` computes, as one graph that can be differentiated any number of times."""
+    rule_phi = {name: p for name, p in descent.rule.named_parameters() if p.requires_grad}
+    theta, state = descent.start(phi)
+    for _ in range(descent.steps):
+        theta, state = descent.step(theta, state, rule_phi)
+    return theta
 
 
 class _Descend(torch.autograd.Function):
     """Equation (1) forwards, equation (2) backwards."""
 
     @staticmethod
-    def forward(ctx: Any, problem: _Problem, *tensors: Tensor) -> tuple[Tensor, ...]:
-        phi, rule_phi = problem.split(tensors)
-        tasks = len(problem.support.x)
-        theta = {name: p.expand(tasks, *p.shape) for name, p in phi.items()}
-        state = problem.rule.init(theta)
-        ctx.problem, ctx.trajectory = problem, []
-        ctx.save_for_backward(*tensors)
-        for t in range(problem.steps):
-            random = _random_state(problem.support.x.device)
-            grads = problem.gradient(theta if t else phi, 0 if t else None)
-            if problem.keep:
-                ctx.trajectory.append((theta if t else phi, grads, state, random))
-            updates, state = problem.step(rule_phi, grads, state)
-            theta = {name: theta[name] + updates[name] for name in theta}
+    def forward(
+        ctx: Any,
+        descent: Descent,
+        names: tuple[list[str], list[str]],
+        checkpoint: bool,
+        grad_enabled: bool,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        phi = dict(zip(names[0], tensors, strict=False))
+        rule_phi = dict(zip(names[1], tensors[len(phi) :], strict=True))
+        # First order with nothing to learn in the rule: d theta_k / d phi = I, so keep nothing.
+        keep = grad_enabled and not (descent.first_order and not rule_phi)
+        ctx.descent, ctx.names, ctx.trajectory = descent, names, []
+        theta, state = descent.start(phi)
+        for _ in range(descent.steps):
+            inputs = _leaves(theta), tuple(_leaves(part) for part in state), _leaves(rule_phi)
+            random = _random_state(descent.support.x.device) if checkpoint else ()
+            with torch.set_grad_enabled(keep and not checkpoint):
+                outputs = descent.step(*inputs)
+            if keep:
+                ctx.trajectory.append((inputs, None if checkpoint else outputs, random))
+            theta = {name: t.detach() for name, t in outputs[0].items()}
+            state = tuple({name: t.detach() for name, t in part.items()} for part in outputs[1])
         return tuple(theta.values())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        problem, names = ctx.problem, ctx.problem.names
-        _, rule_phi = problem.split(ctx.saved_tensors)
-        v = dict(zip(names, cotangents, strict=True))
-        d_rule = {name: torch.zeros_like(p) for name, p in rule_phi.items()}
-        d_state = None  # the cotangent of the state; nothing depends on the last one
-        for t in reversed(range(problem.steps)):
-            theta, grads, state, random = ctx.trajectory[t]
-            if d_state is None:
-                _, pull = vjp(lambda *a: problem.step(*a)[0], rule_phi, grads, state)
-                pulled, d, d_state = pull(v)
-            else:
-                _, pull = vjp(problem.step, rule_phi, grads, state)
-                pulled, d, d_state = pull((v, d_state))
-            d_rule = {name: d_rule[name] + pulled[name] for name in d_rule}
-            if not problem.first_order:
-                with _replayed(random, problem.support.x.device):  # dropout: the same masks
-                    h = problem.hessian_product(theta, d, 0 if t else None)
-                v = {name: v[name] + h[name] for name in names}
-        return None, *(v[name].sum(0) for name in names), *d_rule.values()
+        descent, (names, rule_names) = ctx.descent, ctx.names
+        v = list(cotangents)  # of theta_{t+1}, then of theta_t
+        v_state: list[Tensor] | None = None  # of the state; nothing depends on the last one
+        v_rule: list[Tensor] | None = None
+        while ctx.trajectory:
+            (theta, state, rule_phi), outputs, random = ctx.trajectory.pop()
+            if outputs is None:
+                with _replayed(random, descent.support.x.device), torch.enable_grad():
+                    outputs = descent.step(theta, state, rule_phi)
+            out = [*outputs[0].values(), *(_flat(outputs[1]) if v_state is not None else ())]
+            pulled = torch.autograd.grad(
+                out,
+                [*theta.values(), *_flat(state), *rule_phi.values()],
+                [*v, *(v_state or ())],
+                materialize_grads=True,
+            )
+            v, rest = list(pulled[: len(names)]), pulled[len(names) :]
+            v_state, d_rule = list(rest[: len(_flat(state))]), rest[len(_flat(state)) :]
+            v_rule = [a + b for a, b in zip(v_rule, d_rule, strict=True)] if v_rule else list(d_rule)
+        v_phi = [t.sum(0) for t in v]
+        return None, None, None, None, *v_phi, *(v_rule or [None] * len(rule_names))
+
+
+def _leaves(theta: Theta) -> Theta:
+    return {name: t.detach().requires_grad_() for name, t in theta.items()}
+
+
+def _flat(state: State) -> list[Tensor]:
+    return [t for part in state for t in part.values()]
 
 
 def _cuda(device: torch.device) -> list[torch.device]:
@@ -169,18 +185,16 @@ def _cuda(device: torch.device) -> list[torch.device]:
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, ...]:
-    if device.type == "cuda":
-        return torch.get_rng_state(), torch.cuda.get_rng_state(device)
-    return (torch.get_rng_state(),)
+    return torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in _cuda(device))
 
 
 @contextmanager
-def _replayed(state: tuple[Tensor, ...], device: torch.device):
-    """Draw the same random numbers again as from that state, then go on as before."""
+def _replayed(state: tuple[Tensor, ...], device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers as from that state (dropout: the same masks), then go on."""
     with torch.random.fork_rng(devices=_cuda(device)):
         torch.set_rng_state(state[0])
-        if len(state) > 1:
-            torch.cuda.set_rng_state(state[1], device)
+        for d, cuda_state in zip(_cuda(device), state[1:], strict=True):
+            torch.cuda.set_rng_state(cuda_state, d)
         yield
 
 
@@ -194,8 +208,10 @@ class InnerLoopLearner(Learner):
         steps: inner steps k, at least 0.
         loss: of one task, inside and outside.
         first_order: hold the inner gradients constant.
-        keep_graph: build the whole graph of the inner loop, so that the result can be
-            differentiated any number of times; slower, and its memory grows with the steps.
+        keep_graph: build one graph of the whole inner loop, so that its result can be
+            differentiated any number of times rather than once.
+        checkpoint: hold k copies of theta and compute each inner step again in the backward pass:
+            less memory for more time, as in `torch.utils.checkpoint`.
 
     Raises:
         ValueError: the model has running statistics, or buffers that its forward writes to: they
@@ -210,6 +226,7 @@ class InnerLoopLearner(Learner):
         loss: Loss = cross_entropy,
         first_order: bool = False,
         keep_graph: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__(loss)
         if steps < 0:
@@ -218,7 +235,7 @@ class InnerLoopLearner(Learner):
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError("the model has no parameter that requires a gradient: nothing to adapt")
         self.model, self.rule, self.steps = model, rule, steps
-        self.first_order, self.keep_graph = first_order, keep_graph
+        self.first_order, self.keep_graph, self.checkpoint = first_order, keep_graph, checkpoint
         self._loop = False  # whether vmap cannot batch the model: found out at first use
         self._output_shape: torch.Size | None = None  # of one example, likewise
         self._convolves = any(isinstance(module, _ConvNd) for module in model.modules())
@@ -231,19 +248,19 @@ class InnerLoopLearner(Learner):
         if self._output_shape is None:
             self._try(support)
         check_targets(self.loss, self._output_shape, support.y)
-        descent = unrolled if self.keep_graph else descend
-        return descent(
-            self.task_loss, self.phi(), self.rule, support, steps, self.first_order, self._loop
+        descent = Descent(
+            self.task_loss, self.rule, support, steps, self.first_order, self._loop
         )
+        if self.keep_graph:
+            return unrolled(self.phi(), descent)
+        return descend(self.phi(), descent, self.checkpoint)
 
     def predict(self, adapted: Theta, x: Tensor) -> Tensor:
         """f_theta(x) of every task: x `[T, M, ...]` to outputs `[T, M, ...]`."""
         # Weights that differ between tasks make vmap's convolutions grouped ones, and on a CPU
         # those are slower than one ordinary convolution a task.
         loop = self._loop or (self._convolves and x.device.type == "cpu")
-        return over_tasks(
-            lambda theta, x: functional_call(self.model, theta, (x,)), (0, 0), loop
-        )(adapted, x)
+        return over_tasks(lambda theta, x: functional_call(self.model, theta, (x,)), loop)(adapted, x)
 
     def phi(self) -> Theta:
         """The parameters of the model that are adapted, by name."""
@@ -266,12 +283,11 @@ class InnerLoopLearner(Learner):
                     "task into the next; use a module that keeps nothing (or model.eval())"
                 )
             check_targets(self.loss, outputs.shape[1:], y)
-            phi = {name: p.detach() for name, p in self.phi().items()}
+            theta = {name: p.detach()[None] for name, p in self.phi().items()}
             try:
-                over_tasks(grad(self.task_loss), (None, 0, 0), False)(phi, x, y)
-                self._loop = False
+                over_tasks(self.task_loss, loop=False)(theta, x, y)
             except (RuntimeError, NotImplementedError):  # no batching rule, or a branch on data
-                over_tasks(grad(self.task_loss), (None, 0, 0), True)(phi, x, y)
+                over_tasks(self.task_loss, loop=True)(theta, x, y)
                 self._loop = True
         self._output_shape = outputs.shape[1:]
 
@@ -293,33 +309,3 @@ def refuse_running_statistics(model: nn.Module) -> None:
             "next; build them with track_running_stats=False (the statistics of the batch, as in "
             "MAML), or use nn.GroupNorm or nn.LayerNorm"
         )
-
-
-def unrolled(
-    loss: TaskLoss,
-    phi: Theta,
-    rule: UpdateRule,
-    support: Batch,
-    steps: int,
-    first_order: bool = False,
-    loop: bool = True,
-) -> Theta:
-    """What `descend` computes, with the graph of every step kept: arguments as there."""
-    tasks = len(support.x)
-    theta = {name: p.expand(tasks, *p.shape) for name, p in phi.items()}
-    state = rule.init(theta)
-    for _ in range(steps):
-        grads = []
-        for n in range(tasks):
-            one = {name: t[n] for name, t in theta.items()}
-            with torch.enable_grad():
-                value = loss(one, support.x[n], support.y[n])
-            grads.append(
-                torch.autograd.grad(
-                    value, list(one.values()), create_graph=not first_order, materialize_grads=True
-                )
-            )
-        stacked = {name: torch.stack(g) for name, g in zip(theta, zip(*grads, strict=True))}
-        updates, state = rule(stacked, state)
-        theta = {name: theta[name] + updates[name] for name in theta}
-    return theta

@@ -6,28 +6,28 @@ A rule follows the convention of gradient transformations: `init(theta)` gives t
 first step, and calling the rule gives the updates and the next state. It sees dictionaries of
 tensors with a leading task axis and works elementwise, so that one call serves all tasks. A rule is
 an `nn.Module`; its parameters, if it has any, belong to phi and are meta-learned. Its state is a
-tuple or dictionary, nested as you like, of floating-point tensors.
+tuple of dictionaries of floating-point tensors.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Theta = dict[str, Tensor]
+State = tuple[Theta, ...]
 
 
 class UpdateRule(nn.Module):
     """What every rule has in common: `init(theta)` and `rule(grads, state)`."""
 
-    def init(self, theta: Theta) -> Any:
+    def init(self, theta: Theta) -> State:
         """The state before the first step; `theta` has tensors `[T, ...]`."""
         return ()
 
-    def forward(self, grads: Theta, state: Any) -> tuple[Theta, Any]:
+    def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
         """The updates, shaped as the gradients `[T, ...]`, and the next state."""
         raise NotImplementedError
 
@@ -56,7 +56,7 @@ class Sgd(UpdateRule):
         super().__init__()
         self.lr = positive("lr", lr)
 
-    def forward(self, grads: Theta, state: Any) -> tuple[Theta, Any]:
+    def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
         return {name: -self.lr * g for name, g in grads.items()}, state
 
     def extra_repr(self) -> str:
@@ -90,21 +90,21 @@ class Adam(UpdateRule):
             raise ValueError(f"betas={betas} must both be in [0, 1)")
         self.lr, self.betas, self.eps = positive("lr", lr), betas, positive("eps", eps)
 
-    def init(self, theta: Theta) -> Any:
+    def init(self, theta: Theta) -> State:
         zeros = {name: torch.zeros_like(t) for name, t in theta.items()}
-        t = next(iter(theta.values())).new_zeros(())
-        return t, zeros, {name: z.clone() for name, z in zeros.items()}
+        time = {"t": next(iter(theta.values())).new_zeros(())}
+        return time, zeros, zeros
 
-    def forward(self, grads: Theta, state: Any) -> tuple[Theta, Any]:
-        t, m, v = state
-        t, (b1, b2) = t + 1, self.betas
+    def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
+        time, m, v = state
+        t, (b1, b2) = time["t"] + 1, self.betas
         m = {name: b1 * m[name] + (1 - b1) * g for name, g in grads.items()}
         v = {name: b2 * v[name] + (1 - b2) * g * g for name, g in grads.items()}
         updates = {
             name: -self.lr * (m[name] / (1 - b1**t)) / (self._root(v[name] / (1 - b2**t)) + self.eps)
             for name in grads
         }
-        return updates, (t, m, v)
+        return updates, ({"t": t}, m, v)
 
     def _root(self, v: Tensor) -> Tensor:
         return (v + 1e-16 * self.eps**2).sqrt()

@@ -31,7 +31,7 @@ class MAML(InnerLoopLearner):
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
         first_order: FOMAML, without second derivatives.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
-        keep_graph: see `InnerLoopLearner`.
+        keep_graph, checkpoint: see `InnerLoopLearner`.
 
     Raises:
         ValueError: see `InnerLoopLearner`.
@@ -54,9 +54,10 @@ class MAML(InnerLoopLearner):
         first_order: bool = False,
         loss: Loss = cross_entropy,
         keep_graph: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         rule = Sgd(positive("inner_lr", inner_lr))
-        super().__init__(model, rule, steps, loss, first_order, keep_graph)
+        super().__init__(model, rule, steps, loss, first_order, keep_graph, checkpoint)
 
 
 class Pretrained(InnerLoopLearner):
