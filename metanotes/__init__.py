@@ -4,20 +4,28 @@ A learning algorithm F_phi takes a task's training data and returns a model. phi
 it we choose to learn, by descending the loss after learning. Start with `Learner`.
 """
 
+from metanotes.evaluation import Score, evaluate
 from metanotes.initialisation import MAML, Pretrained
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.task import Batch, Task
+from metanotes.training import CheckpointError, History, NonFiniteLossError, meta_train
 from metanotes.update_rules import Adam, Sgd, UpdateRule
 
 __all__ = [
     "MAML",
     "Adam",
     "Batch",
+    "CheckpointError",
+    "History",
     "Learner",
+    "NonFiniteLossError",
     "Pretrained",
+    "Score",
     "Sgd",
     "Task",
     "UpdateRule",
     "cross_entropy",
+    "evaluate",
+    "meta_train",
     "mse",
 ]

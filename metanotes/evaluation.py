@@ -89,7 +89,8 @@ def evaluate(
         progress: show a progress bar.
 
     Returns:
-        A `Score`: `mean`, `ci95`, `values`; printed as "97.1 ± 0.3 % (600 tasks, not transductive)".
+        A `Score`: `mean`, `ci95`, `values`; printed as
+        "97.1 ± 0.3 % (600 tasks, not transductive)".
 
     Raises:
         ValueError: fewer than 2 tasks, or `steps` for a learner that does not descend.
@@ -113,17 +114,21 @@ def evaluate(
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     training = learner.training
     learner.eval()
-    values, name = [], ""
+    values: list[Tensor] = []
+    name = ""
     try:
         with torch.no_grad(), progress_bar(tasks, "evaluating", progress) as bar:
-            while (done := sum(len(v) for v in values)) < tasks:
+            while (done := sum(map(len, values))) < tasks:
                 drawn = task_to(sample_tasks(min(batch, tasks - done)), device)
                 check_tasks(drawn)
                 outputs = _predict(learner, drawn, steps, transductive)
                 y = drawn.query.y
                 if metric is None:
                     metric, name = (
-                        (learner.loss, getattr(learner.loss, "__name__", "loss"))
+                        (
+                            learner.loss,
+                            getattr(learner.loss, "__name__", "loss").removesuffix("_loss"),
+                        )
                         if y.is_floating_point()
                         else (accuracy, "accuracy")
                     )
@@ -131,7 +136,9 @@ def evaluate(
                 bar.update(len(y))
     finally:
         learner.train(training)
-    return Score(torch.cat(values).double(), name or getattr(metric, "__name__", "metric"), transductive)
+    return Score(
+        torch.cat(values).double(), name or getattr(metric, "__name__", "metric"), transductive
+    )
 
 
 def _predict(learner: Learner, tasks: Task, steps: int | None, transductive: bool) -> Tensor:
@@ -147,4 +154,6 @@ def _predict(learner: Learner, tasks: Task, steps: int | None, transductive: boo
     def one_query(x: Tensor) -> Tensor:  # one query of every task, [T, ...]
         return learner.predict(adapted, torch.cat([support.x, x[:, None]], 1))[:, -1]
 
+    if not learner.batchable:
+        return torch.stack([one_query(x) for x in tasks.query.x.unbind(1)], 1)
     return vmap(one_query, in_dims=1, out_dims=1)(tasks.query.x)

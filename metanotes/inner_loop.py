@@ -2,8 +2,8 @@
 
     theta_0 = phi,    theta_{t+1} = theta_t + rule(grad l(theta_t)),    t = 0 .. k-1      (1)
 
-`descend` computes theta_k of all tasks at once. Its backward pass is the adjoint of (1): a cotangent
-v of theta_{t+1} is pulled back through one step at a time, from t = k-1 down to 0,
+`descend` computes theta_k of all tasks at once. Its backward pass is the adjoint of (1): a
+cotangent v of theta_{t+1} is pulled back through one step at a time, from t = k-1 down to 0,
 
     v <- v + H(theta_t) d,    d = the cotangent of the gradient, pulled back through the rule.  (2)
 
@@ -45,6 +45,11 @@ def over_tasks(function: Callable[..., Tensor], loop: bool) -> Callable[..., Ten
         return torch.stack([function(one[n], *(t[n] for t in tensors)) for n in tasks])
 
     return run
+
+
+def trainable(module: nn.Module) -> Theta:
+    """The parameters of a module that require a gradient, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 class Descent(NamedTuple):
@@ -97,7 +102,7 @@ def descend(phi: Theta, descent: Descent, checkpoint: bool = False) -> Theta:
     Returns:
         theta_k by name, tensors `[T, ...]`.
     """
-    rule_phi = {name: p for name, p in descent.rule.named_parameters() if p.requires_grad}
+    rule_phi = trainable(descent.rule)
     if descent.steps == 0:
         return descent.start(phi)[0]
     names = (list(phi), list(rule_phi))
@@ -110,7 +115,7 @@ def descend(phi: Theta, descent: Descent, checkpoint: bool = False) -> Theta:
 
 def unrolled(phi: Theta, descent: Descent) -> Theta:
     """What `descend` computes, as one graph that can be differentiated any number of times."""
-    rule_phi = {name: p for name, p in descent.rule.named_parameters() if p.requires_grad}
+    rule_phi = trainable(descent.rule)
     theta, state = descent.start(phi)
     for _ in range(descent.steps):
         theta, state = descent.step(theta, state, rule_phi)
@@ -151,25 +156,29 @@ class _Descend(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         descent, (names, rule_names) = ctx.descent, ctx.names
         v = list(cotangents)  # of theta_{t+1}, then of theta_t
-        v_state: list[Tensor] | None = None  # of the state; nothing depends on the last one
-        v_rule: list[Tensor] | None = None
-        while ctx.trajectory:
-            (theta, state, rule_phi), outputs, random = ctx.trajectory.pop()
+        v_state: list[Tensor] = []  # of the state likewise; nothing depends on the last one
+        v_rule: list[Tensor | None] = [None] * len(rule_names)
+        for (theta, state, rule_phi), outputs, random in reversed(ctx.trajectory):
             if outputs is None:
                 with _replayed(random, descent.support.x.device), torch.enable_grad():
                     outputs = descent.step(theta, state, rule_phi)
-            out = [*outputs[0].values(), *(_flat(outputs[1]) if v_state is not None else ())]
+            ends = [*outputs[0].values(), *_flat(outputs[1])]
+            pairs = [
+                (end, c) for end, c in zip(ends, [*v, *v_state], strict=False) if end.requires_grad
+            ]
             pulled = torch.autograd.grad(
-                out,
+                [end for end, _ in pairs],
                 [*theta.values(), *_flat(state), *rule_phi.values()],
-                [*v, *(v_state or ())],
+                [cotangent for _, cotangent in pairs],
+                retain_graph=True,  # the caller may ask for a second backward pass
                 materialize_grads=True,
             )
-            v, rest = list(pulled[: len(names)]), pulled[len(names) :]
-            v_state, d_rule = list(rest[: len(_flat(state))]), rest[len(_flat(state)) :]
-            v_rule = [a + b for a, b in zip(v_rule, d_rule, strict=True)] if v_rule else list(d_rule)
-        v_phi = [t.sum(0) for t in v]
-        return None, None, None, None, *v_phi, *(v_rule or [None] * len(rule_names))
+            split = len(pulled) - len(rule_names)
+            v, v_state = list(pulled[: len(names)]), list(pulled[len(names) : split])
+            v_rule = [
+                d if r is None else r + d for r, d in zip(v_rule, pulled[split:], strict=True)
+            ]
+        return None, None, None, None, *(t.sum(0) for t in v), *v_rule
 
 
 def _leaves(theta: Theta) -> Theta:
@@ -233,11 +242,12 @@ class InnerLoopLearner(Learner):
             raise ValueError(f"steps={steps} must be 0 or more")
         refuse_running_statistics(model)
         if not any(p.requires_grad for p in model.parameters()):
-            raise ValueError("the model has no parameter that requires a gradient: nothing to adapt")
+            raise ValueError(
+                "the model has no parameter that requires a gradient: nothing to adapt"
+            )
         self.model, self.rule, self.steps = model, rule, steps
         self.first_order, self.keep_graph, self.checkpoint = first_order, keep_graph, checkpoint
-        self._loop = False  # whether vmap cannot batch the model: found out at first use
-        self._output_shape: torch.Size | None = None  # of one example, likewise
+        self._output_shape: torch.Size | None = None  # of one example: found out at first use
         self._convolves = any(isinstance(module, _ConvNd) for module in model.modules())
 
     def adapt(self, support: Batch, steps: int | None = None) -> Theta:
@@ -246,10 +256,10 @@ class InnerLoopLearner(Learner):
         if steps < 0:
             raise ValueError(f"steps={steps} must be 0 or more")
         if self._output_shape is None:
-            self._try(support)
+            self._output_shape = self._try(support)
         check_targets(self.loss, self._output_shape, support.y)
         descent = Descent(
-            self.task_loss, self.rule, support, steps, self.first_order, self._loop
+            self.task_loss, self.rule, support, steps, self.first_order, not self.batchable
         )
         if self.keep_graph:
             return unrolled(self.phi(), descent)
@@ -259,19 +269,25 @@ class InnerLoopLearner(Learner):
         """f_theta(x) of every task: x `[T, M, ...]` to outputs `[T, M, ...]`."""
         # Weights that differ between tasks make vmap's convolutions grouped ones, and on a CPU
         # those are slower than one ordinary convolution a task.
-        loop = self._loop or (self._convolves and x.device.type == "cpu")
-        return over_tasks(lambda theta, x: functional_call(self.model, theta, (x,)), loop)(adapted, x)
+        loop = not self.batchable or (self._convolves and x.device.type == "cpu")
+        return over_tasks(lambda theta, x: functional_call(self.model, theta, (x,)), loop)(
+            adapted, x
+        )
+
+    def extra_repr(self) -> str:
+        loss = getattr(self.loss, "__name__", type(self.loss).__name__)
+        return f"steps={self.steps}, first_order={self.first_order}, loss={loss}"
 
     def phi(self) -> Theta:
         """The parameters of the model that are adapted, by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return trainable(self.model)
 
     def task_loss(self, theta: Theta, x: Tensor, y: Tensor) -> Tensor:
         """l(theta) of one task: x `[N, ...]`, y `[N]` or `[N, ...]`, to a scalar."""
         return self.loss(functional_call(self.model, theta, (x,)), y)
 
-    def _try(self, support: Batch) -> None:
-        """Run the model once on one task, to know its outputs and what it can do, before any work."""
+    def _try(self, support: Batch) -> torch.Size:
+        """Run the model once on one task, before any work: what it gives and what it can do."""
         x, y = support.x[:1], support.y[:1]
         with torch.no_grad(), torch.random.fork_rng(devices=_cuda(x.device)):
             buffers = {name: b.clone() for name, b in self.model.named_buffers()}
@@ -288,8 +304,8 @@ class InnerLoopLearner(Learner):
                 over_tasks(self.task_loss, loop=False)(theta, x, y)
             except (RuntimeError, NotImplementedError):  # no batching rule, or a branch on data
                 over_tasks(self.task_loss, loop=True)(theta, x, y)
-                self._loop = True
-        self._output_shape = outputs.shape[1:]
+                self.batchable = False
+        return outputs.shape[1:]
 
 
 def refuse_running_statistics(model: nn.Module) -> None:

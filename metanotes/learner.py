@@ -46,6 +46,7 @@ class Learner(nn.Module):
     def __init__(self, loss: Loss = cross_entropy) -> None:
         super().__init__()
         self.loss = loss
+        self.batchable = True  # whether torch.func.vmap can batch `predict`
 
     def adapt(self, support: Batch) -> Any:
         """F_phi(D_train) of every task; support.x is `[T, N, ...]`."""

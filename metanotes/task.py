@@ -61,13 +61,17 @@ def check_tasks(tasks: Task) -> None:
     }
     shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
     if any(tensor.ndim < 2 for tensor in named.values()):
-        raise ValueError(f"every tensor of a Task needs a task axis and an example axis; got {shapes}")
+        raise ValueError(
+            f"every tensor of a Task needs a task axis and an example axis; got {shapes}"
+        )
     if len({tensor.shape[0] for tensor in named.values()}) > 1:
         raise ValueError(f"every tensor of a Task has the same number of tasks first; got {shapes}")
     for batch in ("support", "query"):
         x, y = named[f"{batch}.x"], named[f"{batch}.y"]
         if x.shape[1] != y.shape[1]:
-            raise ValueError(f"{batch}.x and {batch}.y differ in their number of examples; got {shapes}")
+            raise ValueError(
+                f"{batch}.x and {batch}.y differ in their number of examples; got {shapes}"
+            )
     if 0 in named["support.x"].shape[:2] or 0 in named["query.x"].shape[:2]:
         raise ValueError(f"a Task needs at least one task and one example; got {shapes}")
     for name, tensor in named.items():

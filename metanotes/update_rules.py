@@ -73,7 +73,7 @@ class Adam(UpdateRule):
         lr: the step size, above 0.
         betas: decay of the two moments, each in [0, 1). Reptile uses (0, 0.999).
         eps: added to the denominator. Where a gradient is exactly 0 the square root has no
-            derivative, so 1e-16 * eps^2 is added under it; the step changes by less than 1e-8 of eps.
+            derivative, so 1e-16 * eps^2 is added under it: 1e-8 of eps, less than float32 shows.
 
     >>> rule = Adam(lr=0.1)
     >>> theta = {"w": torch.tensor([[1.0, 2.0]])}
@@ -101,7 +101,9 @@ class Adam(UpdateRule):
         m = {name: b1 * m[name] + (1 - b1) * g for name, g in grads.items()}
         v = {name: b2 * v[name] + (1 - b2) * g * g for name, g in grads.items()}
         updates = {
-            name: -self.lr * (m[name] / (1 - b1**t)) / (self._root(v[name] / (1 - b2**t)) + self.eps)
+            name: -self.lr
+            * (m[name] / (1 - b1**t))
+            / (self._root(v[name] / (1 - b2**t)) + self.eps)
             for name in grads
         }
         return updates, ({"t": t}, m, v)

@@ -1,0 +1,288 @@
+"""Find phi* = argmin L(phi): phi <- phi - eta grad L(phi), over batches of tasks."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from metanotes.task import Task, task_to
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CHECKPOINT_FORMAT = 1
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or its gradient is NaN or infinite; phi was left as it was before that step."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: of another learner, truncated, or no checkpoint."""
+
+
+@dataclass
+class History:
+    """What happened in a run.
+
+    Args:
+        losses: L(phi) at every iteration, the mean over its batch of tasks.
+        validation: pairs of the iteration, counted from 1, and the mean score after it.
+        stopped_early: whether validation stopped improving.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    stopped_early: bool = False
+
+    def plot(self, ax: Axes | None = None, smooth: int | None = None, label: str = "loss") -> Axes:
+        """Draw the losses, averaged over `smooth` iterations, and the validation scores."""
+        import matplotlib.pyplot as plt
+
+        ax = ax or plt.subplots()[1]
+        losses = torch.tensor(self.losses, dtype=torch.float64)
+        window = max(1, smooth or len(losses) // 50)
+        means = losses[: len(losses) // window * window].reshape(-1, window).mean(1)
+        ax.plot(window * torch.arange(1, len(means) + 1), means, label=label)
+        if self.validation:
+            ax.plot(*zip(*self.validation, strict=True), marker="o", label="validation")
+        ax.set(xlabel="iteration", ylabel="loss after learning")
+        return ax
+
+
+def meta_train(
+    learner: nn.Module,
+    sample_tasks: Callable[[int], Task],
+    iterations: int,
+    tasks: int = 16,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    clip: float | None = None,
+    validate: Callable[[Any], float] | None = None,
+    validate_every: int = 500,
+    patience: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 500,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> History:
+    """Train phi on batches of tasks, and leave it in the learner.
+
+    With `checkpoint`, the run is saved to that file as it goes, and goes on from it when called
+    again with the same arguments: the parameters are then, bit for bit, those of a run that was
+    never interrupted. A finished run is only loaded.
+
+    Args:
+        learner: any module whose forward maps a `Task` to losses `[T]`.
+        sample_tasks: from a number of tasks to a `Task`; for an exact resume it needs `state_dict`
+            and `load_state_dict`, as the samplers of `metanotes.data` have.
+        iterations: how many, counted from the first start; at least 1.
+        tasks: tasks in a batch.
+        optimizer: of the learner's parameters; default: `torch.optim.Adam`, rate 1e-3.
+        clip: bound on the norm of the gradient; default: none.
+        validate: from the learner to a score, where more is better, such as
+            `lambda learner: evaluate(learner, tasks).mean`. The phi of the best score is kept.
+        validate_every: iterations between two validations.
+        patience: stop when so many validations in a row brought no better score.
+        checkpoint: the file; its folder is made if it is missing.
+        checkpoint_every: iterations between two saves; the end of the run saves too.
+        device: move the learner and every batch there; default: where the learner is.
+        progress: show a progress bar.
+
+    Returns:
+        The `History` of the whole run, from its first start.
+
+    Raises:
+        ValueError: a count below 1, or a device that does not exist, before any work.
+        CheckpointError: the file is not of this learner and these tasks, or is truncated.
+        NonFiniteLossError: the loss or its gradient is NaN or infinite.
+
+    >>> from metanotes import MAML, meta_train, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> learner = MAML(mlp(1, 40, 40, 1), inner_lr=0.01, loss=mse)
+    >>> history = meta_train(learner, sinusoid(seed=0), iterations=3, tasks=25, progress=False)
+    >>> len(history.losses)
+    3
+    """
+    for name, count in {
+        "iterations": iterations,
+        "tasks": tasks,
+        "validate_every": validate_every,
+        "checkpoint_every": checkpoint_every,
+    }.items():
+        if count < 1:
+            raise ValueError(f"{name}={count} must be at least 1")
+    if patience is not None and validate is None:
+        raise ValueError(f"patience={patience} needs validate=, the score to wait for")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip={clip} must be above 0")
+    if device is not None:
+        learner.to(check_device(device))
+    device = next(learner.parameters()).device
+    optimizer = optimizer or torch.optim.Adam(learner.parameters(), lr=1e-3)
+    run = _Run(learner, optimizer, sample_tasks, History())
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            run.load(path)
+        run.save(path)  # a folder that cannot be written to is found out before any work
+
+    learner.train()
+    phi = [p for group in optimizer.param_groups for p in group["params"]]
+    history = run.history
+    with progress_bar(iterations, "meta-training", progress, len(history.losses)) as bar:
+        while len(history.losses) < iterations and not history.stopped_early:
+            step = len(history.losses) + 1
+            losses = learner(task_to(sample_tasks(tasks), device))
+            loss = losses.mean()
+            _check_finite(loss, f"the loss of iteration {step}", losses, path)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.get_total_norm([p.grad for p in phi if p.grad is not None])
+            _check_finite(norm, f"the gradient of iteration {step}", losses, path)
+            if clip is not None:
+                nn.utils.clip_grads_with_norm_(phi, clip, norm)
+            optimizer.step()
+            history.losses.append(loss.item())
+            bar.set_postfix(loss=f"{history.losses[-1]:.3f}", refresh=False)
+            bar.update()
+            if validate is not None and step % validate_every == 0:
+                run.validated(float(validate(learner)), patience)
+                learner.train()
+            if path is not None and step % checkpoint_every == 0:
+                run.save(path)
+    if path is not None:
+        run.save(path)
+    if run.best is not None:
+        learner.load_state_dict(run.best)
+    return history
+
+
+class _Run:
+    """What a checkpoint holds: enough to go on as if nothing had happened."""
+
+    def __init__(
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, sampler: Any, history: History
+    ) -> None:
+        self.learner, self.optimizer, self.sampler, self.history = (
+            learner, optimizer, sampler, history,
+        )  # fmt: skip
+        self.best: dict[str, Tensor] | None = None  # the phi of the best validation score
+        self.description = {
+            "format": str(CHECKPOINT_FORMAT),
+            "learner": repr(learner),
+            "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
+        }
+
+    def validated(self, score: float, patience: int | None) -> None:
+        """Note a validation score; keep phi if it is the best; stop when patience is over."""
+        scores = [value for _, value in self.history.validation]
+        self.history.validation.append((len(self.history.losses), score))
+        if not scores or score > max(scores):
+            self.best = {name: t.clone() for name, t in self.learner.state_dict().items()}
+            return
+        since_best = len(scores) - scores.index(max(scores))
+        self.history.stopped_early = patience is not None and since_best >= patience
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint to a temporary name beside its own, then rename it."""
+        state = {
+            "description": self.description,
+            "learner": self.learner.state_dict(),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state_dict() if hasattr(self.sampler, "state_dict") else None,
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "history": vars(self.history),
+        }
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+        except OSError as error:
+            raise CheckpointError(f"checkpoint={str(path)!r} cannot be written: {error}") from error
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        where = f"checkpoint={str(path)!r}"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            description = dict(state["description"])
+        except Exception as error:
+            raise CheckpointError(
+                f"{where} is truncated or no checkpoint of meta_train; delete it to start anew"
+            ) from error
+        for name, value in self.description.items():
+            if description.get(name) != value:
+                raise CheckpointError(
+                    f"{where} is of another {name}:\n{description.get(name)}\n"
+                    f"rather than\n{value}\nChoose another file, or delete this one to start anew"
+                )
+        if state["sampler"] is not None:
+            if not hasattr(self.sampler, "load_state_dict"):
+                raise CheckpointError(
+                    f"{where} is of a sampler that can be resumed; this one cannot"
+                )
+            self.sampler.load_state_dict(state["sampler"])
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = state["best"]
+        vars(self.history).update(state["history"])
+        torch.set_rng_state(state["random"])
+        if torch.cuda.is_available() and len(state["cuda_random"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """The device, if this machine has it.
+
+    Raises:
+        ValueError: it has not.
+    """
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        cuda = torch.cuda.device_count()
+        raise ValueError(
+            f"device={str(device)!r} does not exist here: choose 'cpu'"
+            + (f" or 'cuda:0' to 'cuda:{cuda - 1}'" if cuda else "")
+        ) from error
+    return device
+
+
+def progress_bar(total: int, what: str, show: bool, done: int = 0) -> Any:
+    """A tqdm bar; in a notebook, one of its own."""
+    from tqdm.auto import tqdm
+
+    # `disable` is not given where the bar is wanted, so that TQDM_DISABLE in the environment holds.
+    hidden: dict[str, bool] = {} if show else {"disable": True}
+    return tqdm(total=total, initial=done, desc=what, leave=False, **hidden)
+
+
+def _check_finite(value: Tensor, what: str, losses: Tensor, path: Path | None) -> None:
+    if not torch.isfinite(value):
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        where = f" (tasks {bad} of the batch)" if bad else ""
+        kept = f"; the last good checkpoint is {str(path)!r}" if path else ""
+        raise NonFiniteLossError(
+            f"{what} is {value.item()}{where}; phi is as it was before that step{kept}. "
+            "A smaller inner or outer step size, or clip=, may help"
+        )
