@@ -1,0 +1,327 @@
+"""The inner loop against a plain loop, for any module, in float64."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from metanotes import MAML, Adam, Batch, Sgd, Task, UpdateRule, cross_entropy, mse
+from metanotes.inner_loop import Descent, InnerLoopLearner, descend, unrolled
+from metanotes.nets import conv4, mlp
+
+
+def image_tasks(tasks: int = 3, ways: int = 5, queries: int = 7, size: int = 28) -> Task:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(tasks, ways, 1, size, size, generator=g, dtype=torch.float64)
+    y = torch.stack([torch.randperm(ways, generator=g) for _ in range(tasks)])
+    xq = torch.randn(tasks, queries, 1, size, size, generator=g, dtype=torch.float64)
+    return Task(Batch(x, y), Batch(xq, torch.randint(ways, (tasks, queries), generator=g)))
+
+
+def vector_tasks(tasks: int = 4, shots: int = 6, queries: int = 3) -> Task:
+    g = torch.Generator().manual_seed(1)
+    x, xq = (torch.randn(tasks, n, 2, generator=g).double() for n in (shots, queries))
+    return Task(Batch(x, x.sin() @ torch.ones(2, 1).double()), Batch(xq, xq[..., :1].cos()))
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """In float64, and away from the symmetric initial values of normalisation layers."""
+    g = torch.Generator().manual_seed(2)
+    model.double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=g, dtype=p.dtype)
+    return model
+
+
+def plain_loop(model, tasks, inner_lr, steps, loss, first_order=False) -> list[Tensor]:
+    """MAML's gradient as one would write it first: task by task, step by step."""
+    start = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    total = torch.zeros((), dtype=torch.float64)
+    for x, y, xq, yq in zip(*tasks.support, *tasks.query, strict=True):
+        theta = dict(start)
+        for _ in range(steps):
+            value = loss(functional_call(model, theta, (x,)), y)
+            grads = torch.autograd.grad(
+                value, list(theta.values()), create_graph=not first_order, allow_unused=True
+            )
+            theta = {
+                n: t if g is None else t - inner_lr * g
+                for (n, t), g in zip(theta.items(), grads, strict=True)
+            }
+        total = total + loss(functional_call(model, theta, (xq,)), yq) / len(tasks.support.x)
+    return list(torch.autograd.grad(total, list(start.values()), allow_unused=True))
+
+
+def relative_error(a, b) -> float:
+    a, b = (torch.cat([t.flatten() for t in ts if t is not None]) for ts in (a, b))
+    return float((a - b).norm() / b.norm())
+
+
+def meta_gradient(learner, tasks) -> list[Tensor]:
+    phi = [p for p in learner.parameters() if p.requires_grad]
+    return list(torch.autograd.grad(learner(tasks).mean(), phi))
+
+
+class Attention(nn.Module):
+    """A transformer block over the rows of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(28, 8) for _ in range(3))
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, 0]
+        a = F.softmax(self.q(x) @ self.k(x).mT / 8**0.5, -1)
+        return self.head(self.norm(a @ self.v(x)).mean(1))
+
+
+class Tied(nn.Module):
+    """Two layers that share their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(28, 28), nn.Linear(28, 28), nn.Linear(28, 5)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x[:, 0]).tanh()).tanh().mean(1))
+
+
+class Recurrent(nn.Module):
+    """An LSTM over the rows: `vmap` cannot batch it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(28, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for row in x[:, 0].unbind(1)[::7]:
+            state = self.cell(row, state)
+        return self.head(state[0])
+
+
+class Branching(nn.Module):
+    """A forward that looks at its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.head(x.flatten(1))
+        return h.tanh() if x.mean() > 0 else h.sin()
+
+
+def frozen_body() -> nn.Module:
+    model = conv4(5, channels=4)
+    model[0].requires_grad_(False)
+    return model
+
+
+MODELS = {
+    "conv, affine batch norm": lambda: conv4(5, channels=6),
+    "max-pooling": lambda: conv4(5, channels=6, pool="max"),
+    "group norm": lambda: nn.Sequential(
+        nn.Conv2d(1, 6, 3, 4), nn.GroupNorm(3, 6), nn.ELU(), nn.Flatten(), nn.Linear(6 * 49, 5)
+    ),
+    "transformer block, layer norm": Attention,
+    "shared weights": Tied,
+    "frozen parameters": frozen_body,
+    "no batching rule": Recurrent,
+    "branches on data": Branching,
+}
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("name", MODELS)
+def test_meta_gradient_is_that_of_a_plain_loop(name, steps):
+    tasks, model = image_tasks(), shaken(MODELS[name]())
+    expected = plain_loop(model, tasks, 0.1, steps, cross_entropy)
+    for options in ({}, {"checkpoint": True}, {"keep_graph": True}):
+        learner = MAML(model, inner_lr=0.1, steps=steps, **options)
+        assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_first_order_holds_the_inner_gradients_constant(steps):
+    tasks, model = image_tasks(), shaken(conv4(5, channels=6))
+    learner = MAML(model, inner_lr=0.1, steps=steps, first_order=True)
+    expected = plain_loop(model, tasks, 0.1, steps, cross_entropy, first_order=True)
+    second_order = plain_loop(model, tasks, 0.1, steps, cross_entropy)
+    assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
+    assert relative_error(expected, second_order) > 0.01  # the two are told apart
+
+
+def test_meta_gradient_is_that_of_finite_differences():
+    tasks, model = (
+        vector_tasks(),
+        shaken(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))),
+    )
+    learner = MAML(model, inner_lr=0.2, steps=3, loss=mse)
+    gradient = torch.cat([g.flatten() for g in meta_gradient(learner, tasks)])
+    numeric, h = [], 1e-6
+    for p in model.parameters():
+        for i in range(p.numel()):
+            values = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    p.view(-1)[i] += sign * h
+                    values.append(float(learner(tasks).mean()))
+                    p.view(-1)[i] -= sign * h
+            numeric.append((values[0] - values[1]) / (2 * h))
+    torch.testing.assert_close(gradient, torch.tensor(numeric).double(), rtol=1e-6, atol=1e-8)
+
+
+def test_every_task_may_ask_for_its_own_gradient():
+    tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
+    learner = MAML(model, inner_lr=0.1, steps=2, loss=mse)
+    losses, phi = learner(tasks), list(model.parameters())
+    each = [torch.autograd.grad(loss, phi, retain_graph=True) for loss in losses]
+    mean = [torch.stack(g).mean(0) for g in zip(*each, strict=True)]
+    assert relative_error(mean, plain_loop(model, tasks, 0.1, 2, mse)) < 1e-10
+
+
+def test_dropout_sees_the_same_masks_when_a_step_is_computed_again():
+    tasks = vector_tasks()
+    model = shaken(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Dropout(0.5), nn.Linear(16, 1)))
+    gradients = []
+    for options in ({}, {"checkpoint": True}, {"keep_graph": True}):
+        learner = MAML(model, inner_lr=0.3, steps=2, loss=mse, **options)
+        learner.adapt(tasks.support)
+        torch.manual_seed(3)
+        gradients.append(meta_gradient(learner, tasks))
+    assert relative_error(gradients[1], gradients[0]) < 1e-12
+    assert relative_error(gradients[2], gradients[0]) < 1e-12
+    torch.manual_seed(4)
+    assert relative_error(meta_gradient(learner, tasks), gradients[0]) > 0.01
+
+
+class LearnedMomentum(UpdateRule):
+    """A rule with two parameters and a state: u = -e^a m, m <- sigmoid(b) m + g."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(-2.0).double())
+        self.b = nn.Parameter(torch.tensor(0.3).double())
+
+    def init(self, theta):
+        return ({name: torch.zeros_like(t) for name, t in theta.items()},)
+
+    def forward(self, grads, state):
+        m = {name: self.b.sigmoid() * state[0][name] + g for name, g in grads.items()}
+        return {name: -self.a.exp() * t for name, t in m.items()}, (m,)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("rule", [LearnedMomentum, lambda: Adam(lr=0.05), lambda: Sgd(0.1)])
+def test_the_adjoint_goes_through_the_state_and_the_parameters_of_a_rule(rule, first_order):
+    tasks, model, rule = vector_tasks(), shaken(mlp(2, 4, 1)), rule()
+    gradients = [
+        meta_gradient(
+            InnerLoopLearner(model, rule, 3, mse, first_order=first_order, **options), tasks
+        )
+        for options in ({}, {"checkpoint": True}, {"keep_graph": True})
+    ]
+    assert relative_error(gradients[0], gradients[2]) < 1e-10
+    assert relative_error(gradients[1], gradients[2]) < 1e-10
+    assert len(gradients[0]) == 4 + len(list(rule.parameters()))
+
+
+def test_only_the_kept_graph_can_be_differentiated_twice():
+    tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
+    phi = list(model.parameters())
+    grads = [
+        torch.autograd.grad(
+            MAML(model, 0.1, 2, loss=mse, **o)(tasks).mean(), phi, create_graph=True
+        )
+        for o in ({"keep_graph": True}, {})
+    ]
+    grads[0][0].sum().backward()
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grads[1][0].sum().backward()
+
+
+def test_no_steps_leave_phi_and_no_grad_keeps_nothing():
+    tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
+    learner = MAML(model, inner_lr=0.1, steps=1, loss=mse)
+    for name, theta in learner.adapt(tasks.support, steps=0).items():
+        assert theta.shape[0] == 4
+        assert torch.equal(theta[1], dict(model.named_parameters())[name])
+    with torch.no_grad():
+        assert not any(t.requires_grad for t in learner.adapt(tasks.support).values())
+
+
+def test_descend_and_unrolled_agree_on_theta():
+    tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
+    learner = MAML(model, inner_lr=0.1, loss=mse)
+    descent = Descent(learner.task_loss, learner.rule, tasks.support, 4, False, False)
+    a, b = descend(learner.phi(), descent), unrolled(learner.phi(), descent)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-12, atol=0)
+
+
+def test_running_statistics_are_refused_with_a_remedy():
+    with pytest.raises(ValueError, match=r"layers \['1'\].*track_running_stats=False.*GroupNorm"):
+        MAML(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), inner_lr=0.1)
+
+
+def test_frozen_running_statistics_in_evaluation_mode_are_welcome():
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3).eval(), nn.Linear(3, 1)).double()
+    learner = MAML(model, inner_lr=0.1, steps=2, loss=mse)
+    expected = plain_loop(model, vector_tasks(), 0.1, 2, mse)
+    assert relative_error(meta_gradient(learner, vector_tasks()), expected) < 1e-10
+
+
+def test_a_model_that_writes_to_its_buffers_is_refused_and_left_as_it_was():
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 1)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting().double()
+    with pytest.raises(ValueError, match=r"writes to its buffers \['calls'\]"):
+        MAML(model, inner_lr=0.1, loss=mse)(vector_tasks())
+    assert model.calls == 0
+
+
+@pytest.mark.parametrize("where", ["support", "query"])
+def test_labels_outside_the_ways_are_refused(where):
+    tasks = image_tasks()
+    bad = getattr(tasks, where).y.clone()
+    bad[1, 2] = 5
+    tasks = tasks._replace(**{where: getattr(tasks, where)._replace(y=bad)})
+    with pytest.raises(ValueError, match="labels run from 0 to 5, but .* 5 classes"):
+        MAML(conv4(5, channels=4).double(), inner_lr=0.1)(tasks)
+
+
+def test_targets_that_would_be_broadcast_are_refused():
+    tasks = vector_tasks()
+    flat = tasks._replace(support=tasks.support._replace(y=tasks.support.y[..., 0]))
+    with pytest.raises(ValueError, match=r"target has the shape \[\], the model's output \[1\]"):
+        MAML(mlp(2, 1).double(), inner_lr=0.1, loss=mse)(flat)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inner_lr": 0.0}, "inner_lr=0.0 must be a finite number above 0"),
+        ({"inner_lr": float("nan")}, "inner_lr=nan"),
+        ({"inner_lr": 0.1, "steps": -1}, "steps=-1 must be 0 or more"),
+    ],
+)
+def test_bad_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        MAML(mlp(2, 1), **options)
+
+
+def test_a_model_with_nothing_to_adapt_is_refused():
+    with pytest.raises(ValueError, match="nothing to adapt"):
+        MAML(mlp(2, 1).requires_grad_(False), inner_lr=0.1)
