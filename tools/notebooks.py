@@ -1,0 +1,129 @@
+"""Run the chapters in place, so that a second run changes no byte.
+
+    python tools/notebooks.py [notebooks/03_maml.ipynb ...]      # all of them by default
+    python tools/notebooks.py --check                            # what is missing or stale, and fail
+
+What makes the bytes stable: no timings in the metadata, seeded names for the widgets' connections,
+one thread, no progress bars, figures without a date. A digest of the code that gave the stored
+outputs is kept in the notebook's metadata (`metanotes.code`); the tests compare it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "notebooks"
+
+# What a notebook's kernel runs under, here and in the tests.
+ENVIRONMENT = {
+    "TQDM_DISABLE": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "SOURCE_DATE_EPOCH": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+
+# Run in the kernel before the first cell, outside the history: the ids of widgets from a counter.
+SEED = """
+import comm.base_comm as _comm, itertools as _it, types as _types, uuid as _uuid
+_ids = _it.count(1)
+_comm.uuid = _types.SimpleNamespace(uuid4=lambda: _uuid.UUID(int=next(_ids), version=4))
+del _comm, _it, _types
+"""
+
+
+def code_digest(notebook: dict) -> str:
+    """A digest of the sources of the code cells, in their order."""
+    sources = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def problems(path: Path) -> list[str]:
+    """What is wrong with a notebook's stored outputs; empty if nothing is."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    found = []
+    stored = notebook["metadata"].get("metanotes", {}).get("code")
+    if stored is None:
+        found.append("its outputs were not made by `make notebooks`")
+    elif stored != code_digest(notebook):
+        found.append("its code has changed since its outputs were made")
+    count = 0
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] != "code" or not "".join(cell["source"]).strip():
+            continue
+        count += 1
+        where = f"cell {number} ({''.join(cell['source']).strip().splitlines()[0][:50]!r})"
+        if cell["execution_count"] != count:
+            found.append(f"{where} has execution count {cell['execution_count']}, not {count}")
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                found.append(f"{where} ends in an error: {output['ename']}")
+            if output.get("name") == "stderr":
+                text = "".join(output["text"]).strip()
+                found.append(f"{where} writes to stderr: {text[:60]!r}")
+    return found
+
+
+def run(path: Path) -> None:
+    """Execute a notebook in its folder and write it back."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    class Client(NotebookClient):
+        async def async_start_new_kernel_client(self):  # type: ignore[no-untyped-def]
+            client = await super().async_start_new_kernel_client()
+            reply = client.execute(SEED, silent=True, store_history=False)
+            while (await client.get_shell_msg())["parent_header"].get("msg_id") != reply:
+                pass
+            return client
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    resources = {"metadata": {"path": str(path.parent)}}
+    Client(notebook, timeout=900, record_timing=False, resources=resources).execute()
+    notebook.metadata["language_info"] = {"name": "python"}  # no version of this machine's
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and not cell.source.strip():
+            cell.execution_count = None
+    notebook.metadata["metanotes"] = {"code": code_digest(notebook)}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    text = nbformat.writes(notebook, version=4) + "\n"
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all in notebooks/")
+    parser.add_argument("--check", action="store_true", help="run nothing; report what is stale")
+    asked = parser.parse_args()
+    paths = asked.notebooks or sorted(FOLDER.glob("*.ipynb"))
+    failed = False
+    os.environ.update(ENVIRONMENT)
+    for path in paths:
+        start = time.perf_counter()
+        if not asked.check:
+            run(path)
+            print(f"{path}: {time.perf_counter() - start:.0f} s", flush=True)
+        for problem in problems(path):
+            failed = True
+            print(f"{path}: {problem}", file=sys.stderr)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
