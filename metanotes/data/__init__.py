@@ -1,10 +1,21 @@
 """Task families: where the tasks come from."""
 
 from metanotes.data.episodes import episodes
-from metanotes.data.folders import cache_folder, data_folder
+from metanotes.data.folders import DamagedDataError, cache_folder, data_folder
 from metanotes.data.glyphs import glyphs
 from metanotes.data.images import Images
+from metanotes.data.omniglot import omniglot
 from metanotes.data.sampler import Sampler
 from metanotes.data.sinusoid import sinusoid
 
-__all__ = ["Images", "Sampler", "cache_folder", "data_folder", "episodes", "glyphs", "sinusoid"]
+__all__ = [
+    "DamagedDataError",
+    "Images",
+    "Sampler",
+    "cache_folder",
+    "data_folder",
+    "episodes",
+    "glyphs",
+    "omniglot",
+    "sinusoid",
+]

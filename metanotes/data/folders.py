@@ -26,6 +26,10 @@ Arrays = dict[str, np.ndarray]
 _DEFAULT = "~/.cache/metanotes"
 
 
+class DamagedDataError(ValueError):
+    """A data set that is there, but is half-unpacked or altered."""
+
+
 def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
     """The folder that data sets are read from: `root`, or else `METANOTES_DATA`."""
     return Path(root or os.environ.get("METANOTES_DATA") or _DEFAULT).expanduser()
