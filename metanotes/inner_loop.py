@@ -107,9 +107,10 @@ def descend(phi: Theta, descent: Descent, checkpoint: bool = False) -> Theta:
         return descent.start(phi)[0]
     names = (list(phi), list(rule_phi))
     grad_enabled = torch.is_grad_enabled()
-    theta = _Descend.apply(
-        descent, names, checkpoint, grad_enabled, *phi.values(), *rule_phi.values()
-    )
+    apply = _Descend.apply
+    if torch.compiler.is_compiling():  # torch.compile may not trace an adjoint of our own: it
+        apply = torch.compiler.disable(apply)  # would give another gradient (torch 2.13)
+    theta = apply(descent, names, checkpoint, grad_enabled, *phi.values(), *rule_phi.values())
     return dict(zip(phi, theta, strict=True))
 
 

@@ -200,12 +200,11 @@ def _stack(
     children = []
     for position, panel in enumerate(panels):
         if isinstance(panel, str):
-            text = panel
+            children.append(widgets.HTMLMath(panel))
         elif alt is None:
             raise ValueError(
                 "alt is missing; every figure needs a sentence that says what it shows"
             )
         else:
-            text = image(panel, alt[position], format=format)
-        children.append(widgets.HTML(text))
+            children.append(widgets.HTML(image(panel, alt[position], format=format)))
     return names, widgets.Stack(children, selected_index=start)

@@ -131,7 +131,6 @@ def meta_train(
     run = _Run(learner, optimizer, sample_tasks, History())
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             run.load(path)
         run.save(path)  # a folder that cannot be written to is found out before any work
@@ -206,6 +205,7 @@ class _Run:
             "history": vars(self.history),
         }
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
         except OSError as error:
             raise CheckpointError(f"checkpoint={str(path)!r} cannot be written: {error}") from error

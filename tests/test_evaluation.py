@@ -1,0 +1,148 @@
+"""The score: what is averaged, over what, and what a query may see."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metanotes import MAML, Batch, Learner, Score, Task, evaluate, mse
+from metanotes.data import sinusoid
+from metanotes.nets import conv4, mlp
+
+
+def image_tasks(tasks: int) -> Task:
+    g = torch.Generator().manual_seed(tasks)
+    x, xq = (torch.randn(tasks, n, 1, 16, 16, generator=g) for n in (3, 6))
+    return Task(Batch(x, torch.arange(3).expand(tasks, 3)), Batch(xq, torch.arange(6) % 3 * torch.ones(tasks, 1).long()))  # fmt: skip
+
+
+class Nearest(Learner):
+    """1-nearest neighbour on pixels: no inner loop, nothing learned."""
+
+    def adapt(self, support: Batch) -> Batch:
+        return support
+
+    def predict(self, adapted: Batch, x: Tensor) -> Tensor:
+        d = torch.cdist(x.flatten(2), adapted.x.flatten(2))  # [T, M, N]
+        return -torch.stack([d.masked_fill(adapted.y[:, None] != c, torch.inf).amin(-1) for c in range(3)], -1)  # fmt: skip
+
+
+def test_mean_and_interval_are_those_of_the_tasks():
+    score = Score(torch.tensor([0.2, 0.4, 0.9]), "accuracy", False)
+    assert score.mean == pytest.approx(0.5)
+    assert score.ci95 == pytest.approx(1.96 * math.sqrt(0.13) / math.sqrt(3), rel=1e-6)
+    assert str(score) == "50.0 ± 40.8 % (3 tasks, not transductive)"
+    assert str(Score(torch.tensor([1.0, 2.0]), "mse", True)) == "1.5 ± 0.98 mse (2 tasks, transductive)"  # fmt: skip
+
+
+def test_accuracy_is_the_fraction_of_right_queries():
+    tasks = image_tasks(4)
+    learner = Nearest()
+    d = (tasks.query.x.flatten(2)[:, :, None] - tasks.support.x.flatten(2)[:, None]).norm(dim=-1)
+    expected = (d.argmin(-1) == tasks.query.y).double().mean(1)
+    score = evaluate(learner, lambda n: image_tasks(4), tasks=4, batch=4)
+    torch.testing.assert_close(score.values, expected)
+    assert score.metric == "accuracy"
+
+
+def test_real_targets_are_judged_by_the_loss():
+    learner, sampler = MAML(mlp(1, 8, 1), inner_lr=0.05, steps=2, loss=mse), sinusoid(seed=3)
+    score = evaluate(learner, sampler, tasks=7, batch=7)
+    with torch.no_grad():
+        torch.testing.assert_close(score.values, learner(sampler(7)).double(), rtol=1e-5, atol=1e-6)
+    assert score.metric == "mse"
+
+
+def test_the_same_sampler_gives_the_same_tasks_whatever_the_batch():
+    learner, sampler = MAML(mlp(1, 8, 1), inner_lr=0.05, loss=mse), sinusoid(seed=3)
+    first = evaluate(learner, sampler, tasks=6, batch=6)
+    sampler(5)
+    assert torch.equal(evaluate(learner, sampler, tasks=6, batch=6).values, first.values)
+
+
+def test_steps_are_those_of_the_call():
+    learner = MAML(mlp(1, 8, 1), inner_lr=0.05, steps=1, loss=mse)
+    more = MAML(learner.model, inner_lr=0.05, steps=4, loss=mse)
+    sampler = sinusoid(seed=3)
+    assert torch.equal(evaluate(learner, sampler, 5, steps=4).values, evaluate(more, sampler, 5).values)  # fmt: skip
+
+
+def test_without_transduction_a_query_does_not_see_the_others():
+    """Batch statistics mix a batch: changing one query may change no other query's answer."""
+
+    def answers(last: float, transductive: bool) -> Tensor:
+        seen = []
+
+        def record(outputs: Tensor, y: Tensor) -> Tensor:
+            seen.append(outputs)
+            return outputs.sum()
+
+        tasks = image_tasks(2)
+        tasks.query.x[:, -1] = last
+        learner = MAML(conv4(3, channels=4, size=16), inner_lr=0.1)
+        evaluate(
+            learner,
+            lambda n: tasks,
+            tasks=2,
+            transductive=transductive,
+            metric=lambda o, y: o[0, 0],
+        )
+        return evaluate(
+            learner,
+            lambda n: tasks,
+            tasks=2,
+            transductive=transductive,
+            metric=lambda o, y: o[0, 0],
+        ).values
+
+    assert torch.equal(answers(0.0, False), answers(9.0, False))
+    assert not torch.allclose(answers(0.0, True), answers(9.0, True))
+
+
+def test_without_transduction_each_query_is_predicted_beside_the_support_set():
+    tasks = image_tasks(2)
+    learner = MAML(conv4(3, channels=4, size=16), inner_lr=0.1).eval()
+    score = evaluate(learner, lambda n: tasks, tasks=2, metric=lambda o, y: o[4, 1])
+    with torch.no_grad():
+        theta = learner.adapt(tasks.support)
+        x = torch.cat([tasks.support.x, tasks.query.x[:, 4:5]], 1)
+        expected = learner.predict(theta, x)[:, -1, 1]
+    torch.testing.assert_close(score.values, expected.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_models_that_vmap_cannot_batch_are_judged_too():
+    class Branching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (2 if x.mean() > 0 else 1)
+
+    learner = MAML(Branching(1, 1), inner_lr=0.05, loss=mse)
+    assert evaluate(learner, sinusoid(seed=3), tasks=4).values.isfinite().all()
+
+
+def test_evaluation_leaves_the_learner_as_it_was():
+    learner = MAML(mlp(1, 8, 1), inner_lr=0.05, loss=mse)
+    before = {name: t.clone() for name, t in learner.state_dict().items()}
+    learner.train()
+    evaluate(learner, sinusoid(seed=3), tasks=4)
+    assert learner.training
+    assert all(torch.equal(t, before[name]) for name, t in learner.state_dict().items())
+    assert all(p.grad is None for p in learner.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": 1}, "tasks=1 is too few for an interval"),
+        ({"tasks": 4, "batch": 0}, "batch=0 must be at least 1"),
+        ({"tasks": 4, "steps": -1}, "steps=-1 must be 0 or more"),
+    ],
+)
+def test_bad_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(MAML(mlp(1, 8, 1), inner_lr=0.05, loss=mse), sinusoid(), **options)
+
+
+def test_steps_for_a_learner_that_does_not_descend_are_refused():
+    with pytest.raises(ValueError, match="steps=3 is for learners that descend"):
+        evaluate(Nearest(), lambda n: image_tasks(n), tasks=4, steps=3)
