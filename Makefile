@@ -1,0 +1,94 @@
+# Two commands do everything: `make book` and `make test`. They need Python 3.11 or later, pip and make.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+NB     ?= $(wildcard notebooks/*.ipynb)
+PORT   ?= 8000
+JOBS   ?= 2
+
+# In development the real data lie beside the project.
+ifndef METANOTES_DATA
+ifneq ($(wildcard ../shared/data),)
+export METANOTES_DATA := $(abspath ../shared/data)
+endif
+endif
+# Each test process and each kernel computes in one thread; JOBS of them run at once.
+export OMP_NUM_THREADS ?= 1
+
+ENV    := $(VENV)/.installed
+VENDOR := book/_static/vendor/.done
+SITE   := _build/html/.built
+PAGES  := _config.yml _toc.yml $(shell find book metanotes results notebooks -type f \
+	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
+	-not -path 'book/_static/vendor/*' 2>/dev/null)
+
+.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks lab format lock browser \
+	clean clean-vendor
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+env: $(ENV)  ## the environment in .venv
+$(ENV): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; $(PYTHON) is older. Try: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENDOR): tools/vendor.py | $(ENV)
+	@$(BIN)/python tools/vendor.py && touch $@ || [ $$? -eq 3 ]
+
+book: $(SITE)  ## the website in _build/html
+	@echo
+	@echo "The book is in $(CURDIR)/_build/html"
+	@echo "Open _build/html/index.html in a browser, or: make serve"
+# Warnings show only on a first build, so every build is one.
+$(SITE): $(ENV) $(VENDOR) $(PAGES)
+	rm -rf _build
+	$(BIN)/jupyter-book build . -n -W --keep-going
+	@touch $@
+
+serve: book  ## shows the website at http://localhost:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+test: lint unit notebook-tests site-tests  ## everything that is checked
+	@echo "All tests passed."
+
+lint: $(ENV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(ENV)
+	$(BIN)/pytest -n $(JOBS) --dist loadscope -m "not site"
+
+notebook-tests: $(ENV)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout 600 -p no:doctest -c pyproject.toml notebooks
+
+site-tests: $(SITE) browser
+	$(BIN)/pytest -m site tests
+
+browser: $(ENV)
+	@$(BIN)/python tools/browser.py
+
+notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=notebooks/x.ipynb for one
+	$(BIN)/python tools/notebooks.py $(NB)
+
+lab: $(ENV)  ## opens JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=.
+
+format: $(ENV)  ## formats the code and mends what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: tools/requirements.in  ## resolves tools/requirements.in anew into requirements.txt
+	$(PYTHON) tools/lock.py
+
+clean:  ## removes the website
+	rm -rf _build book/_generated
+clean-vendor:
+	rm -rf book/_static/vendor
