@@ -82,7 +82,7 @@ def _temporary_beside(path: Path) -> Path:
 
 
 def _read(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     expected = arrays.pop("sha256")
     if not np.array_equal(expected, _checksum(arrays)):

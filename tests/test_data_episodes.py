@@ -1,0 +1,265 @@
+"""N-way K-shot episodes."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from metanotes.data import Images, episodes
+from metanotes.task import Batch
+
+SIZES = [7, 12, 5, 9, 30, 6]  # examples of the six classes: unequal on purpose
+
+
+def marked(sizes=SIZES, ids=None):
+    """Images whose pixels say which example of which class they are, in a shuffled order."""
+    classes = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    rows = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
+    x = torch.zeros(len(classes), 2, 3, 3)
+    x[:, 0] = torch.arange(len(classes)).view(-1, 1, 1)
+    x[:, 1] = classes.view(-1, 1, 1)
+    y = classes if ids is None else torch.tensor(ids)[classes]
+    return Batch(x[rows], y[rows])
+
+
+def example(x):
+    return x[..., 0, 0, 0].long()
+
+
+def klass(x):
+    return x[..., 1, 0, 0].long()
+
+
+def test_shapes_and_labels():
+    tasks = episodes(marked(), ways=4, shots=2, queries=3)(11)
+    assert tasks.support.x.shape == (11, 8, 2, 3, 3)
+    assert tasks.query.x.shape == (11, 12, 2, 3, 3)
+    assert tasks.support.y.dtype == tasks.query.y.dtype == torch.int64
+    assert tasks.support.x.is_contiguous()
+    assert tasks.query.x.is_contiguous()
+    for y, count in ((tasks.support.y, 2), (tasks.query.y, 3)):
+        assert torch.equal(y, torch.arange(4).repeat_interleave(count).expand_as(y))
+
+
+def test_each_label_is_one_class_in_support_and_query_alike():
+    tasks = episodes(marked(), ways=4, shots=2, queries=3)(50)
+    x = torch.cat([tasks.support.x, tasks.query.x], 1)
+    y = torch.cat([tasks.support.y, tasks.query.y], 1)
+    for task in range(50):
+        pairs = Counter(zip(y[task].tolist(), klass(x[task]).tolist(), strict=True))
+        assert set(pairs.values()) == {5}  # K + Q examples of each
+        assert len({k for _, k in pairs}) == len(pairs) == 4
+
+
+def test_no_example_comes_twice_in_a_task():
+    """Also where a task takes all there is of the smallest class, the others having more."""
+    tasks = episodes(marked(), ways=6, shots=2, queries=3)(200)
+    drawn = example(torch.cat([tasks.support.x, tasks.query.x], 1))
+    assert all(len(set(row)) == 30 for row in drawn.tolist())
+
+
+def test_labels_are_reshuffled_in_every_task():
+    tasks = episodes(marked(), ways=6, shots=1, queries=1)(6000)
+    table = torch.zeros(6, 6)
+    for label in range(6):
+        table[label] = torch.bincount(klass(tasks.support.x[:, label]), minlength=6) / 6000
+    assert (table - 1 / 6).abs().max() < 0.025  # every class has every label equally often
+
+
+def test_classes_and_examples_are_drawn_uniformly():
+    tasks = episodes(marked(), ways=3, shots=1, queries=2)(6000)
+    for batch in (tasks.support, tasks.query):
+        classes, examples = klass(batch.x).flatten(), example(batch.x).flatten()
+        share = torch.bincount(classes) / len(classes)
+        assert (share - 1 / 6).abs().max() < 0.01
+        seen = torch.bincount(examples).float()
+        start = 0
+        for size in SIZES:
+            within = seen[start : start + size]
+            assert (within - within.mean()).abs().max() < 4 * within.mean().sqrt()
+            start += size
+        assert start == len(seen)
+
+
+def test_class_ids_may_be_any_integers():
+    tasks = episodes(marked(ids=[100, -3, 7, 8, 9, 4]), ways=6, shots=1, queries=1)(5)
+    plain = episodes(marked(ids=[5, 0, 2, 3, 4, 1]), ways=6, shots=1, queries=1)(5)
+    assert torch.equal(tasks.support.x, plain.support.x)
+
+
+def test_bytes_become_fractions_and_real_numbers_stay():
+    x = torch.randint(0, 256, (40, 1, 4, 4), dtype=torch.uint8)
+    x[0, 0, 0, 0] = 255
+    y = torch.arange(40) // 10
+    settings = {"ways": 4, "shots": 5, "queries": 5}
+    bytes_ = episodes(Batch(x, y), **settings)(3).support.x
+    double = episodes(Batch(x.double() / 255, y), **settings)(3).support.x
+    assert bytes_.dtype == torch.float32
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(bytes_.double(), double, rtol=0, atol=1e-7)
+
+
+def test_vectors_are_data_too():
+    tasks = episodes(Batch(torch.randn(20, 3), torch.arange(20) % 4), 4, 2, 3)(5)
+    assert tasks.query.x.shape == (5, 12, 3)
+
+
+def upright(size=5, classes=3, each=6):
+    """Images [n, 1, H, H] of which no two are turns of each other."""
+    x = torch.rand(classes * each, 1, size, size, generator=torch.Generator().manual_seed(0))
+    return Batch(x, torch.arange(classes * each) // each)
+
+
+def turns_of(image, data):
+    """Which example `image` is, and its number of quarter turns."""
+    for quarter in range(4):
+        same = (torch.rot90(data.x, quarter, (2, 3)) == image).flatten(1).all(1)
+        if same.any():
+            return int(same.nonzero()[0, 0]), quarter
+    raise AssertionError("the image is no turn of any example")
+
+
+def test_rotations_as_classes_make_four_of_each():
+    data = upright()
+    sampler = episodes(data, ways=12, shots=1, queries=2, rotations="classes")
+    assert sampler.classes == 12
+    tasks = sampler(20)
+    for task in range(20):
+        support = [turns_of(image, data) for image in tasks.support.x[task]]
+        # All 12 classes: each of 3 characters in each of 4 turns, once.
+        assert sorted((int(data.y[i]), turn) for i, turn in support) == [
+            (c, turn) for c in range(3) for turn in range(4)
+        ]
+        for position, image in enumerate(tasks.query.x[task]):
+            i, turn = turns_of(image, data)
+            j, expected = support[tasks.query.y[task, position]]
+            assert (data.y[i], turn) == (data.y[j], expected)
+            assert i != j
+
+
+def test_rotations_by_task_turn_a_class_as_one_and_anew_each_time():
+    data = upright()
+    tasks = episodes(data, ways=3, shots=1, queries=2, rotations="tasks")(200)
+    seen = Counter()
+    for task in range(200):
+        support = [turns_of(image, data) for image in tasks.support.x[task]]
+        assert {int(data.y[i]) for i, _ in support} == {0, 1, 2}  # never two turns of one class
+        for position, image in enumerate(tasks.query.x[task]):
+            assert turns_of(image, data)[1] == support[position // 2][1]
+        seen.update((int(data.y[i]), turn) for i, turn in support)
+    assert len(seen) == 12
+    assert min(seen.values()) > 25  # 50 expected
+
+
+def test_rotations_none_turns_nothing():
+    data = upright()
+    tasks = episodes(data, ways=3, shots=1, queries=2)(20)
+    assert {turns_of(image, data)[1] for image in tasks.query.x.flatten(0, 1)} == {0}
+
+
+def test_the_seed_decides_the_tasks_and_a_restart_repeats_them():
+    sampler = episodes(marked(), 4, 1, 2, seed=7)
+    first, second = sampler(3).query.x, sampler(3).query.x
+    assert not torch.equal(first, second)
+    fresh = sampler.restarted()
+    assert torch.equal(fresh(3).query.x, first)
+    assert torch.equal(fresh(3).query.x, second)
+    assert not torch.equal(episodes(marked(), 4, 1, 2, seed=8)(3).query.x, first)
+
+
+def test_a_resumed_stream_is_the_uninterrupted_one(tmp_path):
+    settings = {"ways": 4, "shots": 1, "queries": 2, "seed": 7}
+    sampler = episodes(marked(), **settings)
+    sampler(3)
+    torch.save(sampler.state_dict(), tmp_path / "state.pt")
+    expected = sampler(3).query.x
+    resumed = episodes(marked(), **settings)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(resumed(3).query.x, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ways": 3}, "ways was 4 and is 3"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"rotations": "tasks"}, "rotations was None and is 'tasks'"),
+        ({"data": marked([9, 9, 9, 9])}, "classes was 6 and is 4, examples was 69 and is 36"),
+    ],
+)
+def test_a_state_of_another_sampler_is_refused(change, message):
+    settings = {"data": marked(), "ways": 4, "shots": 1, "queries": 2}
+    state = episodes(**settings).state_dict()
+    with pytest.raises(ValueError, match=message):
+        episodes(**(settings | change)).load_state_dict(state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rotations", [None, "classes", "tasks"])
+def test_every_device_sees_the_same_tasks(rotations):
+    settings = {"ways": 3, "shots": 1, "queries": 2, "rotations": rotations}
+    cpu = episodes(upright(), **settings)(5)
+    cuda = episodes(upright(), device="cuda", **settings)(5)
+    assert cuda.query.x.is_cuda
+    assert cuda.query.y.is_cuda
+    assert torch.equal(cpu.query.x, cuda.query.x.cpu())
+    assert torch.equal(cpu.query.y, cuda.query.y.cpu())
+
+
+def named(sizes):
+    batch = marked(sizes)
+    return Images(batch.x, batch.y, tuple(f"Greek/letter {i}" for i in range(len(sizes))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ways": 30}, "ways=30 asks for more classes than the 6 in this split"),
+        ({"ways": 25, "rotations": "classes"}, "ways=25 asks for more classes than the 24"),
+        ({"ways": 0}, "ways=0 is not a count"),
+        ({"shots": -1}, "shots=-1 is not a count"),
+        ({"queries": 0}, "queries=0 is not a count"),
+        (
+            {"shots": 3, "queries": 3},
+            "shots=3 and queries=3 ask for 6 examples of a class, and class 'Greek/letter 2' has 5",
+        ),
+        ({"rotations": "random"}, "rotations='random' is unknown"),
+        ({"device": "cuda:99"}, "device='cuda:99' cannot be used here"),
+        ({"data": Batch(torch.zeros(9, 1, 3, 3), torch.zeros(8).long())}, r"x is \[9, 1, 3, 3\]"),
+        ({"data": Batch(torch.zeros(9, 1, 3, 3), torch.zeros(9))}, "one integer class id"),
+        ({"data": Batch(torch.zeros(0, 1, 3, 3), torch.zeros(0).long())}, "no examples"),
+    ],
+)
+def test_bad_settings_are_refused(change, message):
+    settings = {"data": named(SIZES), "ways": 4, "shots": 1, "queries": 2}
+    with pytest.raises(ValueError, match=message):
+        episodes(**(settings | change))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_inputs_that_are_no_numbers_are_refused(bad):
+    x, y = marked()
+    x[3, 0, 1, 1] = bad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        episodes(Batch(x, y), 4, 1, 2)
+
+
+@pytest.mark.parametrize("rotations", ["classes", "tasks"])
+def test_oblong_images_are_not_turned(rotations):
+    data = Batch(torch.zeros(20, 1, 3, 4), torch.arange(20) % 4)
+    with pytest.raises(ValueError, match="asks for square images"):
+        episodes(data, 4, 1, 2, rotations=rotations)
+    episodes(data, 4, 1, 2)
+
+
+def test_a_class_without_a_name_is_named_by_its_id():
+    with pytest.raises(ValueError, match="class 40 has 5"):
+        episodes(marked(ids=[10, 20, 40, 30, 50, 60]), 4, 3, 3)
+
+
+def test_a_sampler_shows_its_settings():
+    assert repr(episodes(marked(), 4, 1, 2, seed=3)) == (
+        "episodes(ways=4, shots=1, queries=2, rotations=None, classes=6, examples=69, "
+        "shape=(2, 3, 3), seed=3)"
+    )
