@@ -66,8 +66,8 @@ unit: $(ENV)
 	$(BIN)/pytest -n $(JOBS) --dist loadscope -m "not site"
 
 notebook-tests: $(ENV)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout 600 -p no:doctest -c pyproject.toml notebooks
+	PYTHONPATH=tools $(BIN)/pytest -n $(JOBS) --dist loadfile -o addopts= -p chapters \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout 600 $(NB)
 
 site-tests: $(SITE) browser
 	$(BIN)/pytest -m site tests
@@ -76,7 +76,7 @@ browser: $(ENV)
 	@$(BIN)/python tools/browser.py
 
 notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=notebooks/x.ipynb for one
-	$(BIN)/python tools/notebooks.py $(NB)
+	$(BIN)/python tools/chapters.py $(NB)
 
 lab: $(ENV)  ## opens JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=.

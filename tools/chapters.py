@@ -1,11 +1,14 @@
 """Run the chapters in place, so that a second run changes no byte.
 
-    python tools/notebooks.py [notebooks/03_maml.ipynb ...]      # all of them by default
-    python tools/notebooks.py --check                            # what is missing or stale, and fail
+    python tools/chapters.py [notebooks/03_maml.ipynb ...]      # all of them by default
+    python tools/chapters.py --check                            # what is missing or stale, and fail
 
 What makes the bytes stable: no timings in the metadata, seeded names for the widgets' connections,
 one thread, no progress bars, figures without a date. A digest of the code that gave the stored
 outputs is kept in the notebook's metadata (`metanotes.code`); the tests compare it.
+
+The file is a plugin for nbval too (`pytest -p chapters --nbval-lax notebooks`): the kernels of the
+tests run under the same environment, and pictures are not compared.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
@@ -93,7 +97,13 @@ def run(path: Path) -> None:
         "language_info": {"name": "python"},
     }
     resources = {"metadata": {"path": str(path.parent)}}
-    Client(notebook, timeout=900, record_timing=False, resources=resources).execute()
+    Client(
+        notebook,
+        timeout=900,
+        record_timing=False,
+        resources=resources,
+        extra_arguments=["--log-level=ERROR"],
+    ).execute()
     notebook.metadata["language_info"] = {"name": "python"}  # no version of this machine's
     for cell in notebook.cells:
         if cell.cell_type == "code" and not cell.source.strip():
@@ -106,6 +116,27 @@ def run(path: Path) -> None:
     scratch.replace(path)
 
 
+def prepare_environment() -> None:
+    """What every kernel started from here runs under; the real data, where they lie beside."""
+    os.environ.update(ENVIRONMENT)
+    beside = ROOT.parent / "shared" / "data"
+    if "METANOTES_DATA" not in os.environ and beside.is_dir():
+        os.environ["METANOTES_DATA"] = str(beside)
+
+
+def pytest_configure(config: Any) -> None:
+    prepare_environment()
+    from nbval.plugin import IPyNbFile
+
+    setup = IPyNbFile.__init__
+
+    def without_pictures(self: Any, *args: Any, **kwargs: Any) -> None:
+        setup(self, *args, **kwargs)
+        self.skip_compare = (*self.skip_compare, "image/svg+xml")
+
+    IPyNbFile.__init__ = without_pictures
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all in notebooks/")
@@ -113,7 +144,7 @@ def main() -> int:
     asked = parser.parse_args()
     paths = asked.notebooks or sorted(FOLDER.glob("*.ipynb"))
     failed = False
-    os.environ.update(ENVIRONMENT)
+    prepare_environment()
     for path in paths:
         start = time.perf_counter()
         if not asked.check:
