@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metanotes.data import Images, episodes
+from metanotes.data.episodes import _rotate
 from metanotes.task import Batch
 
 SIZES = [7, 12, 5, 9, 30, 6]  # examples of the six classes: unequal on purpose
@@ -151,20 +152,36 @@ def test_rotations_by_task_turn_a_class_as_one_and_anew_each_time():
     assert min(seen.values()) > 25  # 50 expected
 
 
+def test_a_quarter_turn_is_torch_rot90():
+    x = torch.rand(9, 2, 5, 5)
+    turns = torch.arange(9) % 4
+    expected = torch.stack([torch.rot90(x[i], i % 4, (1, 2)) for i in range(9)])
+    assert torch.equal(_rotate(x.clone(), turns), expected)
+
+
+def test_turning_leaves_the_data_as_it_was():
+    data = upright()
+    before = data.x.clone()
+    episodes(data, ways=3, shots=3, queries=3, rotations="tasks")(20)
+    assert torch.equal(data.x, before)
+
+
 def test_rotations_none_turns_nothing():
     data = upright()
     tasks = episodes(data, ways=3, shots=1, queries=2)(20)
     assert {turns_of(image, data)[1] for image in tasks.query.x.flatten(0, 1)} == {0}
 
 
-def test_the_seed_decides_the_tasks_and_a_restart_repeats_them():
-    sampler = episodes(marked(), 4, 1, 2, seed=7)
+@pytest.mark.parametrize("rotations", [None, "classes", "tasks"])
+def test_the_seed_decides_the_tasks_and_a_restart_repeats_them(rotations):
+    sampler = episodes(upright(), 3, 1, 2, seed=7, rotations=rotations)
     first, second = sampler(3).query.x, sampler(3).query.x
     assert not torch.equal(first, second)
     fresh = sampler.restarted()
     assert torch.equal(fresh(3).query.x, first)
     assert torch.equal(fresh(3).query.x, second)
-    assert not torch.equal(episodes(marked(), 4, 1, 2, seed=8)(3).query.x, first)
+    other = episodes(upright(), 3, 1, 2, seed=8, rotations=rotations)
+    assert not torch.equal(other(3).query.x, first)
 
 
 def test_a_resumed_stream_is_the_uninterrupted_one(tmp_path):

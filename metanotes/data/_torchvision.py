@@ -8,7 +8,6 @@ the two operators that the import asks for is enough; they stay without an imple
 from __future__ import annotations
 
 import importlib
-import sys
 from types import ModuleType
 
 import torch
@@ -30,8 +29,6 @@ def import_torchvision() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error) or _declared is not None:
             raise
-    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
-        del sys.modules[name]  # what the failed import left behind
     _declared = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         _declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

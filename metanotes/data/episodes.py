@@ -90,7 +90,7 @@ class EpisodeSampler(Sampler):
         x = self.x[rows]
         if self.rotations is not None:
             turns = torch.cat([turns.flatten().repeat_interleave(m) for m in (k, q)])
-            x = _rotate(x, turns.to(self.device))
+            x = _rotate(x, turns)
         if x.dtype == torch.uint8:
             x = x.float().div_(255)
         support, query = x.split([tasks * n * k, tasks * n * q])
@@ -165,12 +165,11 @@ def _examples_by_class(classes: Tensor, counts: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Each image `[n, C, H, H]` turned counterclockwise by its number of quarter turns `[n]`."""
-    turns = turns.view(-1, 1, 1, 1)
-    turned = x
+    """Turn each image `[n, C, H, H]` in place, counterclockwise by its quarter turns `[n]`."""
     for quarter in (1, 2, 3):
-        turned = torch.where(turns == quarter, x.rot90(quarter, (2, 3)), turned)
-    return turned
+        these = (turns == quarter).nonzero().squeeze(1).to(x.device)
+        x[these] = x[these].rot90(quarter, (2, 3))
+    return x
 
 
 def _check_data(data: Labelled, rotations: Rotations) -> None:
