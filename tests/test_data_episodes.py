@@ -211,6 +211,21 @@ def test_a_state_of_another_sampler_is_refused(change, message):
         episodes(**(settings | change)).load_state_dict(state)
 
 
+def test_the_default_device_and_dtype_do_not_matter():
+    """Under other defaults of torch's the same tasks are drawn, where they were asked for."""
+    settings = {"ways": 3, "shots": 1, "queries": 2, "rotations": "tasks"}
+    data = upright()
+    expected = episodes(data, **settings)(5)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            drawn = episodes(data, **settings)(5)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(drawn.query.x, expected.query.x)
+    assert torch.equal(drawn.query.y, expected.query.y)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("rotations", [None, "classes", "tasks"])

@@ -112,7 +112,8 @@ def test_drawing_is_reproducible(monkeypatch, tmp_path):
     torch.manual_seed(1)
     first = glyphs(root=tmp_path / "a")
     torch.manual_seed(2)
-    second = glyphs(root=tmp_path / "b")
+    with torch.device("meta"):  # nor does a default device matter
+        second = glyphs(root=tmp_path / "b")
     assert torch.equal(first.x, second.x)
     assert first.names == second.names
     assert len(first.names) == 6

@@ -48,9 +48,10 @@ class EpisodeSampler(Sampler):
         _check_sizes(ways, shots, queries, rotations, ids, counts, getattr(data, "names", None))
         super().__init__(seed, device)
         self.ways, self.shots, self.queries, self.rotations = ways, shots, queries, rotations
-        self.x = data.x.detach().to(self.device)
+        self.x = data.x.detach().to(self.device).contiguous()
         self.counts = counts
         self.table = _examples_by_class(classes, counts)
+        self.columns = torch.arange(self.table.shape[1], device="cpu")
 
     @property
     def classes(self) -> int:
@@ -77,17 +78,17 @@ class EpisodeSampler(Sampler):
         if self.rotations == "classes":
             classes, turns = classes // 4, classes % 4
         elif self.rotations == "tasks":
-            turns = torch.randint(4, (tasks, n), generator=self.generator)
+            turns = torch.randint(4, (tasks, n), generator=self.generator, device="cpu")
 
-        keys = self._rand(tasks, n, self.table.shape[1])
+        keys = self._rand(tasks, n, len(self.columns))
         # A class with fewer examples than the widest has none in the last columns of the table.
-        missing = torch.arange(self.table.shape[1]) >= self.counts[classes][..., None]
+        missing = self.columns >= self.counts[classes][..., None]  # [T, N, M]
         columns = keys.masked_fill(missing, -1.0).topk(k + q).indices  # [T, N, K+Q]
         rows = self.table[classes[..., None], columns]  # [T, N, K+Q]: which examples
 
         # All support rows, then all query rows: one gather, and both parts are contiguous.
         rows = torch.cat([rows[..., :k].flatten(), rows[..., k:].flatten()]).to(self.device)
-        x = self.x[rows]
+        x = self.x.index_select(0, rows)  # copies whole rows, where indexing goes by pixel
         if self.rotations is not None:
             turns = torch.cat([turns.flatten().repeat_interleave(m) for m in (k, q)])
             x = _rotate(x, turns)
@@ -101,7 +102,7 @@ class EpisodeSampler(Sampler):
         return Batch(x.unflatten(0, (tasks, -1)), labels.repeat(tasks, 1))
 
     def _rand(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator)
+        return torch.rand(shape, generator=self.generator, dtype=torch.float32, device="cpu")
 
 
 def episodes(
@@ -158,8 +159,8 @@ def _examples_by_class(classes: Tensor, counts: Tensor) -> Tensor:
     """Row c lists the examples of class c, padded with 0; `[classes, largest count]`."""
     order = classes.argsort(stable=True)
     starts = counts.cumsum(0) - counts
-    column = torch.arange(len(classes)) - starts[classes[order]]
-    table = torch.zeros(len(counts), int(counts.max()), dtype=torch.long)
+    column = torch.arange(len(classes), device="cpu") - starts[classes[order]]
+    table = classes.new_zeros(len(counts), int(counts.max()))
     table[classes[order], column] = order
     return table
 
@@ -168,7 +169,7 @@ def _rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turn each image `[n, C, H, H]` in place, counterclockwise by its quarter turns `[n]`."""
     for quarter in (1, 2, 3):
         these = (turns == quarter).nonzero().squeeze(1).to(x.device)
-        x[these] = x[these].rot90(quarter, (2, 3))
+        x.index_copy_(0, these, x.index_select(0, these).rot90(quarter, (2, 3)))
     return x
 
 

@@ -87,8 +87,8 @@ def glyphs(
     """Characters of real writing systems, 20 drawings each, generated once and then kept.
 
     The two splits share no alphabet and no look-alike, as the two of Omniglot share no alphabet.
-    The drawings are the same on every machine that has the same fonts. Some characters are others
-    turned (Canadian syllabics), so with `rotations="classes"` a few classes look alike.
+    The drawings are the same wherever the fonts are, up to the rounding of a pixel. Some characters
+    are others turned (Canadian syllabics), so with `rotations="classes"` a few classes look alike.
 
     Args:
         split: `"background"` to learn from, `"evaluation"` to be judged on.
@@ -125,21 +125,22 @@ def glyphs(
     chosen = np.array([name.split("/")[0] in alphabets[split] for name in arrays["names"]])
     x = torch.from_numpy(arrays["x"][chosen]).flatten(0, 1).unsqueeze(1)
     names = tuple(str(name) for name in arrays["names"][chosen])
-    return Images(x, torch.arange(len(names)).repeat_interleave(DRAWINGS), names)
+    return Images(x, torch.from_numpy(np.arange(len(names)).repeat(DRAWINGS)), names)
 
 
 def _make(fonts: list[Path]) -> Arrays:
     """Draw everything: x `[classes, 20, 28, 28]`, names `[classes]`."""
-    references = _reference_images(fonts)
-    names = _without_look_alikes({name: images[0] for name, images in references.items()})
-    generator = torch.Generator().manual_seed(0)
-    drawings = []
-    for name in names:
-        images = torch.from_numpy(np.stack(references[name]))
-        rounds = -(-DRAWINGS // len(images))
-        order = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
-        drawings.append(_draw(images[torch.cat(order)[:DRAWINGS]], generator))
-    return {"x": torch.stack(drawings).numpy(), "names": np.array(names)}
+    with torch.device("cpu"):  # whatever the reader's default device
+        references = _reference_images(fonts)
+        names = _without_look_alikes({name: images[0] for name, images in references.items()})
+        generator = torch.Generator("cpu").manual_seed(0)
+        drawings = []
+        for name in names:
+            images = torch.from_numpy(np.stack(references[name]))
+            rounds = -(-DRAWINGS // len(images))
+            order = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
+            drawings.append(_draw(images[torch.cat(order)[:DRAWINGS]], generator))
+        return {"x": torch.stack(drawings).numpy(), "names": np.array(names)}
 
 
 def _font_files() -> list[Path]:

@@ -106,7 +106,7 @@ def omniglot(
     row = {name: i for i, name in enumerate(names)}
     kept = tuple(sorted(names if chosen is None else chosen))
     images = torch.from_numpy(x[[row[name] for name in kept]]).flatten(0, 1).unsqueeze(1)
-    return Images(images, torch.arange(len(kept)).repeat_interleave(DRAWINGS), kept)
+    return Images(images, torch.from_numpy(np.arange(len(kept)).repeat(DRAWINGS)), kept)
 
 
 def _vinyals(folder: Path, split: str) -> list[str]:

@@ -35,7 +35,7 @@ class Sampler(ABC):
             ) from error
         self.seed = seed
         self.device = torch.device(device)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator("cpu").manual_seed(seed)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Sampler(ABC):
     def restarted(self) -> Self:
         """A copy that starts again at the seed; this sampler's own stream is untouched."""
         fresh = copy.copy(self)
-        fresh.generator = torch.Generator().manual_seed(self.seed)
+        fresh.generator = torch.Generator("cpu").manual_seed(self.seed)
         return fresh
 
     def state_dict(self) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class SinusoidSampler(Sampler):
 
     def _uniform(self, name: str, *shape: int) -> Tensor:
         low, high = self.ranges[name]
-        return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        unit = torch.rand(shape, generator=self.generator, dtype=torch.float64, device="cpu")
+        return low + (high - low) * unit
 
 
 def sinusoid(
