@@ -14,7 +14,8 @@ from metanotes.nets import conv4, mlp
 def image_tasks(tasks: int) -> Task:
     g = torch.Generator().manual_seed(tasks)
     x, xq = (torch.randn(tasks, n, 1, 16, 16, generator=g) for n in (3, 6))
-    return Task(Batch(x, torch.arange(3).expand(tasks, 3)), Batch(xq, torch.arange(6) % 3 * torch.ones(tasks, 1).long()))  # fmt: skip
+    y, yq = torch.arange(3).expand(tasks, 3), (torch.arange(6) % 3).expand(tasks, 6)
+    return Task(Batch(x, y), Batch(xq, yq))
 
 
 class Nearest(Learner):
@@ -25,7 +26,8 @@ class Nearest(Learner):
 
     def predict(self, adapted: Batch, x: Tensor) -> Tensor:
         d = torch.cdist(x.flatten(2), adapted.x.flatten(2))  # [T, M, N]
-        return -torch.stack([d.masked_fill(adapted.y[:, None] != c, torch.inf).amin(-1) for c in range(3)], -1)  # fmt: skip
+        others = adapted.y[:, None, None] != torch.arange(3)[:, None]  # [T, 1, 3, N]
+        return -d[:, :, None].masked_fill(others, torch.inf).amin(-1)  # [T, M, 3]
 
 
 def test_mean_and_interval_are_those_of_the_tasks():
@@ -33,7 +35,8 @@ def test_mean_and_interval_are_those_of_the_tasks():
     assert score.mean == pytest.approx(0.5)
     assert score.ci95 == pytest.approx(1.96 * math.sqrt(0.13) / math.sqrt(3), rel=1e-6)
     assert str(score) == "50.0 ± 40.8 % (3 tasks, not transductive)"
-    assert str(Score(torch.tensor([1.0, 2.0]), "mse", True)) == "1.5 ± 0.98 mse (2 tasks, transductive)"  # fmt: skip
+    error = Score(torch.tensor([1.0, 2.0]), "mse", True)
+    assert str(error) == "1.5 ± 0.98 mse (2 tasks, transductive)"
 
 
 def test_accuracy_is_the_fraction_of_right_queries():
@@ -65,36 +68,19 @@ def test_steps_are_those_of_the_call():
     learner = MAML(mlp(1, 8, 1), inner_lr=0.05, steps=1, loss=mse)
     more = MAML(learner.model, inner_lr=0.05, steps=4, loss=mse)
     sampler = sinusoid(seed=3)
-    assert torch.equal(evaluate(learner, sampler, 5, steps=4).values, evaluate(more, sampler, 5).values)  # fmt: skip
+    scores = evaluate(learner, sampler, 5, steps=4), evaluate(more, sampler, 5)
+    assert torch.equal(scores[0].values, scores[1].values)
 
 
 def test_without_transduction_a_query_does_not_see_the_others():
     """Batch statistics mix a batch: changing one query may change no other query's answer."""
 
     def answers(last: float, transductive: bool) -> Tensor:
-        seen = []
-
-        def record(outputs: Tensor, y: Tensor) -> Tensor:
-            seen.append(outputs)
-            return outputs.sum()
-
         tasks = image_tasks(2)
         tasks.query.x[:, -1] = last
         learner = MAML(conv4(3, channels=4, size=16), inner_lr=0.1)
-        evaluate(
-            learner,
-            lambda n: tasks,
-            tasks=2,
-            transductive=transductive,
-            metric=lambda o, y: o[0, 0],
-        )
-        return evaluate(
-            learner,
-            lambda n: tasks,
-            tasks=2,
-            transductive=transductive,
-            metric=lambda o, y: o[0, 0],
-        ).values
+        first = {"metric": lambda outputs, y: outputs[0, 0]}
+        return evaluate(learner, lambda n: tasks, 2, transductive=transductive, **first).values
 
     assert torch.equal(answers(0.0, False), answers(9.0, False))
     assert not torch.allclose(answers(0.0, True), answers(9.0, True))

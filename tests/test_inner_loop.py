@@ -298,7 +298,7 @@ def test_labels_outside_the_ways_are_refused(where):
     bad = getattr(tasks, where).y.clone()
     bad[1, 2] = 5
     tasks = tasks._replace(**{where: getattr(tasks, where)._replace(y=bad)})
-    with pytest.raises(ValueError, match="labels run from 0 to 5, but .* 5 classes"):
+    with pytest.raises(ValueError, match=r"labels run from 0 to 5, but .* 5 classes"):
         MAML(conv4(5, channels=4).double(), inner_lr=0.1)(tasks)
 
 

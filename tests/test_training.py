@@ -117,7 +117,9 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return sampler(tasks)
         learner = MAML(mlp(1, 20, 1), inner_lr=0.01, loss=mse)
-        meta_train(learner, Killer(), 9, tasks=5, checkpoint=path, checkpoint_every=3, progress=False)
+        meta_train(
+            learner, Killer(), 9, tasks=5, checkpoint=path, checkpoint_every=3, progress=False
+        )
         torch.save(learner.state_dict(), path + ".phi")
         """
     )
@@ -144,7 +146,10 @@ def test_a_run_can_be_made_longer(tmp_path):
     ("change", "message"),
     [
         (lambda path: train(sine_learner(inner_lr=0.5), 4, checkpoint=path), "another learner"),
-        (lambda path: train(Pretrained(mlp(1, 20, 1), 0.01, loss=mse), 4, checkpoint=path), "learner"),
+        (
+            lambda path: train(Pretrained(mlp(1, 20, 1), 0.01, loss=mse), 4, checkpoint=path),
+            "another learner",
+        ),
         (
             lambda path: train(
                 learner := sine_learner(), 4, checkpoint=path,
@@ -218,7 +223,7 @@ def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_p
 
 
 def test_nan_targets_are_refused():
-    with pytest.raises(ValueError, match="query.y has NaN or infinite values"):
+    with pytest.raises(ValueError, match=r"query\.y has NaN or infinite values"):
         meta_train(sine_learner(), Exploding(float("nan")), 10, tasks=5, progress=False)
 
 
@@ -315,6 +320,7 @@ def test_distributed_data_parallel_gives_the_same_gradient(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("default")  # of torch.compile's own making
 def test_torch_compile_gives_the_same_gradient():
     learner, tasks = sine_learner(), sinusoid(seed=0)(5)
     expected = gradient_of(learner, learner, tasks)
