@@ -59,23 +59,18 @@ EVALUATION = {
 # Those of matplotlib's fonts whose codes are Unicode's throughout; the first that has a character
 # draws its reference image.
 _FONTS = [
-    f"{family}{style}.ttf"
-    for styles in (
-        {"DejaVuSans": "", "DejaVuSerif": "", "DejaVuSansMono": "", "STIXGeneral": ""},
-        {
-            "DejaVuSans": "-Oblique",
-            "DejaVuSerif": "-Italic",
-            "DejaVuSansMono": "-Oblique",
-            "STIXGeneral": "Italic",
-        },
-        {
-            "DejaVuSans": "-Bold",
-            "DejaVuSerif": "-Bold",
-            "DejaVuSansMono": "-Bold",
-            "STIXGeneral": "Bol",
-        },
-    )
-    for family, style in styles.items()
+    "DejaVuSans.ttf",
+    "DejaVuSerif.ttf",
+    "DejaVuSansMono.ttf",
+    "STIXGeneral.ttf",
+    "DejaVuSans-Oblique.ttf",
+    "DejaVuSerif-Italic.ttf",
+    "DejaVuSansMono-Oblique.ttf",
+    "STIXGeneralItalic.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSerif-Bold.ttf",
+    "DejaVuSansMono-Bold.ttf",
+    "STIXGeneralBol.ttf",
 ]
 
 
