@@ -18,14 +18,15 @@ from torch.func import functional_call
 
 from metanotes import MAML, Batch, Task, cross_entropy, mse
 from metanotes.data import sinusoid
+from metanotes.learner import Loss
 from metanotes.nets import conv4, mlp
 
 
-def plain_loop(model: nn.Module, tasks: Task, inner_lr: float, steps: int, loss) -> Tensor:
+def plain_loop(model: nn.Module, tasks: Task, inner_lr: float, steps: int, loss: Loss) -> Tensor:
     """The mean loss after learning, written task by task with `create_graph=True`."""
     losses = []
     for x, y, xq, yq in zip(*tasks.support, *tasks.query, strict=True):
-        theta = dict(model.named_parameters())
+        theta: dict[str, Tensor] = dict(model.named_parameters())
         for _ in range(steps):
             value = loss(functional_call(model, theta, (x,)), y)
             grads = torch.autograd.grad(value, list(theta.values()), create_graph=True)
@@ -54,7 +55,9 @@ def double(t: Tensor) -> Tensor:
     return t.double() if t.is_floating_point() else t
 
 
-def compare(name: str, model: nn.Module, tasks: Task, inner_lr: float, steps: int, loss, runs: int):
+def compare(
+    name: str, model: nn.Module, tasks: Task, inner_lr: float, steps: int, loss: Loss, runs: int
+) -> None:
     """Print one row: metanotes beside the plain loop."""
 
     def contenders(model: nn.Module, tasks: Task) -> dict[str, Callable[[], Tensor]]:

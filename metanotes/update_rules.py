@@ -72,8 +72,8 @@ class Adam(UpdateRule):
     Args:
         lr: the step size, above 0.
         betas: decay of the two moments, each in [0, 1). Reptile uses (0, 0.999).
-        eps: added to the denominator. Where a gradient is exactly 0 the square root has no
-            derivative, so 1e-16 * eps^2 is added under it: 1e-8 of eps, less than float32 shows.
+        eps: added to the denominator. (1e-16 eps^2 is added under its square root as well, too
+            little to be seen, so that the step has a derivative where the gradient is exactly 0.)
 
     >>> rule = Adam(lr=0.1)
     >>> theta = {"w": torch.tensor([[1.0, 2.0]])}
