@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes.task import Task, task_to
+from metanotes.update_rules import positive
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +64,7 @@ def meta_train(
     iterations: int,
     tasks: int = 16,
     *,
+    meta_lr: float = 1e-3,
     optimizer: torch.optim.Optimizer | None = None,
     clip: float | None = None,
     validate: Callable[[Any], float] | None = None,
@@ -85,7 +87,8 @@ def meta_train(
             and `load_state_dict`, as the samplers of `metanotes.data` have.
         iterations: how many, counted from the first start; at least 1.
         tasks: tasks in a batch.
-        optimizer: of the learner's parameters; default: `torch.optim.Adam`, rate 1e-3.
+        meta_lr: the outer step size eta of Adam, above 0.
+        optimizer: of the learner's parameters, in place of Adam; `meta_lr` is then its own affair.
         clip: bound on the norm of the gradient; default: none.
         validate: from the learner to a score, where more is better, such as
             `lambda learner: evaluate(learner, tasks).mean`. The phi of the best score is kept.
@@ -124,10 +127,11 @@ def meta_train(
         raise ValueError(f"patience={patience} needs validate=, the score to wait for")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip={clip} must be above 0")
+    positive("meta_lr", meta_lr)
     if device is not None:
         learner.to(check_device(device))
     device = next(learner.parameters()).device
-    optimizer = optimizer or torch.optim.Adam(learner.parameters(), lr=1e-3)
+    optimizer = optimizer or torch.optim.Adam(learner.parameters(), lr=meta_lr)
     run = _Run(learner, optimizer, sample_tasks, History())
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:

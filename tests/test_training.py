@@ -264,12 +264,20 @@ def test_clipping_bounds_the_step():
     assert (parameters(plain) - start).norm() > 1e-2
 
 
+def test_meta_lr_is_the_rate_of_adam():
+    a, b = sine_learner(), sine_learner()
+    train(a, 3, meta_lr=0.02)
+    train(b, 3, optimizer=torch.optim.Adam(b.parameters(), lr=0.02))
+    assert torch.equal(parameters(a), parameters(b))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"iterations": 0}, "iterations=0 must be at least 1"),
         ({"tasks": 0}, "tasks=0"),
         ({"validate_every": 0}, "validate_every=0"),
+        ({"meta_lr": 0.0}, "meta_lr=0.0 must be a finite number above 0"),
         ({"patience": 3}, "patience=3 needs validate="),
         ({"clip": -1.0}, "clip=-1.0 must be above 0"),
         ({"device": "cuda:99"}, "device='cuda:99' does not exist here: choose 'cpu'"),
