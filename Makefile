@@ -70,7 +70,7 @@ notebook-tests: $(ENV)
 		--nbval-lax --nbval-current-env --nbval-cell-timeout 600 $(NB)
 
 site-tests: $(SITE) browser
-	$(BIN)/pytest -m site tests
+	$(BIN)/pytest -n $(JOBS) -m site tests
 
 browser: $(ENV)
 	@$(BIN)/python tools/browser.py

@@ -112,7 +112,8 @@ def slider(
     """Return a slider that shows one of several panels, in a notebook and in the website alike.
 
     Args:
-        panels: Matplotlib figures, or ready HTML (mathematics as `\\\\(...\\\\)`).
+        panels: Matplotlib figures, or ready HTML, in which LaTeX stands between backslashed
+            parentheses.
         labels: What the slider reads at each panel, as many as panels.
         description: The slider's name; short, since it stands before the slider.
         alt: The alternative text of each figure, as many as panels; not needed for HTML.

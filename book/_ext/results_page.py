@@ -68,7 +68,13 @@ def duration(seconds: float) -> str:
 
 
 def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    """A line of a table; a number is not broken off its interval or its percent sign."""
+    safe = [str(cell).replace("|", "\\|") for cell in cells]
+    return (
+        "| "
+        + " | ".join(s.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%") for s in safe)
+        + " |"
+    )
 
 
 def curve(data: dict[str, Any], stem: str, unit: str, pictures: Path) -> tuple[str, str]:
