@@ -76,6 +76,7 @@ browser: $(ENV)
 	@$(BIN)/python tools/browser.py
 
 notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=notebooks/x.ipynb for one
+	$(BIN)/ruff format --quiet $(NB)
 	$(BIN)/python tools/chapters.py $(NB)
 
 lab: $(ENV)  ## opens JupyterLab

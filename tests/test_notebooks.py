@@ -97,11 +97,17 @@ def test_widgets_carry_described_pictures_and_no_callback(path: Path) -> None:
         assert model in models, "a widget is shown whose state is not stored"
     kinds = {model["model_name"] for model in models.values()}
     assert not kinds & {"OutputModel", "ImageModel"}, "these carry no alternative text"
+    assert not kinds & {"FloatProgressModel", "IntProgressModel"}, "a progress bar is stored"
     if shown:
         assert "LinkModel" in kinds, "a widget is linked to nothing, so it does nothing in the page"
     for model in models.values():
         for tag in re.findall(r"<img\b[^>]*>", str(model["state"].get("value", ""))):
             assert re.search(r'\balt="[^"]{10,}"', tag), "a panel has no alternative text"
+
+
+@each
+def test_there_is_something_to_touch(path: Path) -> None:
+    assert any(WIDGET in o.get("data", {}) for _, cell in code_cells(path) for o in cell["outputs"])
 
 
 @each
