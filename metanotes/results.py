@@ -140,7 +140,7 @@ def omniglot_5way_1shot() -> None:
         "inner steps in training / testing": "1 / 3",
         "queries a class in training": 5,
         "tasks in a batch": 8,
-        "iterations": 8000,
+        "iterations": 6000,
         "optimizer": "Adam, rate 0.001",
     }
     seeds = [0]
@@ -178,7 +178,7 @@ def omniglot_5way_1shot() -> None:
         history = meta_train(
             learner,
             five_way(train, seed, queries=5, rotations="classes"),
-            iterations=8000,
+            iterations=6000,
             tasks=8,
             validate=validate,
             validate_every=250,
