@@ -276,9 +276,9 @@ def progress_bar(total: int, what: str, show: bool, done: int = 0) -> Any:
     """A tqdm bar; in a notebook, one of its own."""
     from tqdm.auto import tqdm
 
-    # `disable` is not given where the bar is wanted, so that TQDM_DISABLE in the environment holds.
-    hidden: dict[str, bool] = {} if show else {"disable": True}
-    return tqdm(total=total, initial=done, desc=what, leave=False, **hidden)
+    # tqdm's own reading of TQDM_DISABLE does not reach its bar for notebooks.
+    hidden = not show or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(total=total, initial=done, desc=what, leave=False, disable=hidden)
 
 
 def _check_finite(value: Tensor, what: str, losses: Tensor, path: Path | None) -> None:
