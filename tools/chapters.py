@@ -101,6 +101,7 @@ def run(path: Path) -> None:
         notebook,
         timeout=900,
         record_timing=False,
+        coalesce_streams=True,  # prints in one box, however they were spaced in time
         resources=resources,
         extra_arguments=["--log-level=ERROR"],
     ).execute()
