@@ -26,6 +26,10 @@ class Score:
         values: the score of every task, `[tasks]`: a fraction for accuracy.
         metric: "accuracy", or the name of the loss.
         transductive: whether a query was predicted in one batch with the other queries.
+
+    >>> score = Score(torch.tensor([0.8, 1.0, 0.9, 0.9]), "accuracy", transductive=False)
+    >>> print(score)
+    90.0 ± 8.0 % (4 tasks, not transductive)
     """
 
     values: Tensor

@@ -226,6 +226,14 @@ class InnerLoopLearner(Learner):
     Raises:
         ValueError: the model has running statistics, or buffers that its forward writes to: they
             would carry one task into the next. Or labels outside the model's outputs.
+
+    >>> from metanotes import Adam, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> learner = InnerLoopLearner(mlp(1, 20, 1), Adam(lr=0.01), steps=3, loss=mse)
+    >>> theta = learner.adapt(sinusoid(shots=10, queries=10, seed=0)(25).support)
+    >>> {name: tuple(t.shape) for name, t in theta.items()}["0.weight"]      # a copy a task
+    (25, 20, 1)
     """
 
     def __init__(

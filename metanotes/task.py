@@ -19,6 +19,10 @@ class Batch(NamedTuple):
     Args:
         x: inputs, `[T, N, ...]`.
         y: targets, `[T, N]` (integer class labels) or `[T, N, ...]` (real numbers).
+
+    >>> batch = Batch(x=torch.zeros(3, 5, 2), y=torch.zeros(3, 5, dtype=torch.long))
+    >>> len(batch.x)                            # T
+    3
     """
 
     x: Tensor

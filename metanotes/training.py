@@ -22,11 +22,31 @@ CHECKPOINT_FORMAT = 1
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient is NaN or infinite; phi was left as it was before that step."""
+    """The loss or its gradient is NaN or infinite; phi was left as it was before that step.
+
+    >>> from metanotes import MAML, meta_train, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> wild = MAML(mlp(1, 8, 1), inner_lr=1e30, steps=3, loss=mse)
+    >>> meta_train(wild, sinusoid(seed=0), iterations=1, progress=False)
+    Traceback (most recent call last):
+    metanotes.training.NonFiniteLossError: the loss of iteration 1 is nan ...
+    """
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: of another learner, truncated, or no checkpoint."""
+    """A checkpoint that cannot be used: of another run, truncated, or not to be written.
+
+    >>> import tempfile
+    >>> from metanotes import MAML, meta_train, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> learner = MAML(mlp(1, 8, 1), inner_lr=0.01, loss=mse)
+    >>> with tempfile.NamedTemporaryFile() as file:     # an empty one
+    ...     meta_train(learner, sinusoid(seed=0), 1, checkpoint=file.name, progress=False)
+    Traceback (most recent call last):
+    metanotes.training.CheckpointError: checkpoint=... is truncated or no checkpoint ...
+    """
 
 
 @dataclass
@@ -37,6 +57,10 @@ class History:
         losses: L(phi) at every iteration, the mean over its batch of tasks.
         validation: pairs of the iteration, counted from 1, and the mean score after it.
         stopped_early: whether validation stopped improving.
+
+    >>> history = History(losses=[3.0, 2.0, 1.0, 2.0])
+    >>> history.plot(smooth=2).lines[0].get_ydata().tolist()
+    [2.5, 1.5]
     """
 
     losses: list[float] = field(default_factory=list)

@@ -21,7 +21,14 @@ State = tuple[Theta, ...]
 
 
 class UpdateRule(nn.Module):
-    """What every rule has in common: `init(theta)` and `rule(grads, state)`."""
+    """What every rule has in common: `init(theta)` and `rule(grads, state)`.
+
+    >>> class SignDescent(UpdateRule):
+    ...     def forward(self, grads, state):
+    ...         return {name: -0.1 * g.sign() for name, g in grads.items()}, state
+    >>> SignDescent()({"w": torch.tensor([[3.0, -0.5]])}, ())[0]["w"]
+    tensor([[-0.1000,  0.1000]])
+    """
 
     def init(self, theta: Theta) -> State:
         """The state before the first step; `theta` has tensors `[T, ...]`."""

@@ -27,16 +27,28 @@ _DEFAULT = "~/.cache/metanotes"
 
 
 class DamagedDataError(ValueError):
-    """A data set that is there, but is half-unpacked or altered."""
+    """A data set that is there, but is half-unpacked or altered.
+
+    >>> issubclass(DamagedDataError, ValueError)
+    True
+    """
 
 
 def data_folder(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that data sets are read from: `root`, or else `METANOTES_DATA`."""
+    """The folder that data sets are read from: `root`, or else `METANOTES_DATA`.
+
+    >>> data_folder("data").as_posix()
+    'data'
+    """
     return Path(root or os.environ.get("METANOTES_DATA") or _DEFAULT).expanduser()
 
 
 def cache_folder(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that array files are kept in: `root`, or else `METANOTES_CACHE`."""
+    """The folder that array files are kept in: `root`, or else `METANOTES_CACHE`.
+
+    >>> cache_folder("cache").as_posix()
+    'cache'
+    """
     return Path(root or os.environ.get("METANOTES_CACHE") or _DEFAULT).expanduser()
 
 

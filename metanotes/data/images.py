@@ -14,6 +14,10 @@ class Images(NamedTuple):
         x: images, `[n, C, H, W]`; uint8 in 0..255, or real numbers.
         y: the class of each, `[n]`, int64 in 0..len(names)-1.
         names: the name of each class; for characters `"Alphabet/character"`.
+
+    >>> import torch
+    >>> Images(torch.zeros(4, 1, 8, 8), torch.tensor([0, 0, 1, 1]), ("left", "right"))
+    Images(4 images [1, 8, 8] of 2 classes)
     """
 
     x: Tensor

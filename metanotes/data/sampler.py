@@ -23,6 +23,19 @@ class Sampler(ABC):
 
     Raises:
         ValueError: no tensor can be put on `device`.
+
+    >>> from metanotes import Batch
+    >>> class Lines(Sampler):                   # y = a x, the slope a drawn for every task
+    ...     def config(self):
+    ...         return {"kind": "lines", "seed": self.seed}
+    ...     def _draw(self, tasks):
+    ...         a = torch.randn(tasks, 1, 1, generator=self.generator)
+    ...         x = torch.randn(tasks, 10, 1, generator=self.generator)
+    ...         return Task(Batch(x[:, :5], a * x[:, :5]), Batch(x[:, 5:], a * x[:, 5:]))
+    >>> lines = Lines(seed=0, device="cpu")
+    >>> first = lines(3)
+    >>> torch.equal(lines.restarted()(3).query.y, first.query.y)
+    True
     """
 
     def __init__(self, seed: int, device: torch.device | str):
