@@ -157,7 +157,18 @@ def dropdown(
     start: int = 0,
     format: str = "svg",
 ) -> Widget:
-    """Return a menu that shows one of several panels; the arguments are those of `slider`.
+    """Return a menu that shows one of several panels, in a notebook and in the website alike.
+
+    Args:
+        panels: see `slider`, as for the others.
+        labels: the entries of the menu, as many as panels.
+        description: the menu's name.
+        alt: the alternative text of each figure.
+        start: the panel shown at first, from 0.
+        format: the figures' format, as in `image`.
+
+    Raises:
+        ValueError: see `slider`.
 
     >>> box = dropdown(["a line", "a sine"], ["joint", "MAML"], description="method", start=1)
     >>> box.children[0].value
