@@ -101,6 +101,14 @@ def exported_name(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
 
 
+def without_aliases(
+    app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any
+) -> bool | None:
+    """The fields of a named tuple are described with its arguments."""
+    alias = (getattr(thing, "__doc__", None) or "").startswith("Alias for field number")
+    return True if alias else None
+
+
 def run_locally(
     app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any
 ) -> None:
@@ -120,6 +128,7 @@ def run_locally(
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", use_cdn_where_not_vendored)
     app.connect("source-read", fill_in, priority=100)
+    app.connect("autodoc-skip-member", without_aliases)
     app.connect("missing-reference", exported_name)
     app.connect("html-page-context", run_locally, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
