@@ -17,6 +17,10 @@ from metanotes.training import progress_bar
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
+BLOCK = (
+    25  # tasks drawn and worked on at once: always as many, since a sampler's tasks depend on it
+)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -68,7 +72,6 @@ def evaluate(
     steps: int | None = None,
     transductive: bool = False,
     metric: Metric | None = None,
-    batch: int = 25,
     progress: bool = False,
 ) -> Score:
     """Learn every test task from its support set and judge it on its query set.
@@ -79,7 +82,8 @@ def evaluate(
     without transduction), so that nothing leaks from one query to another.
 
     A sampler of `metanotes.data` is started again at its seed, so that the same sampler always
-    gives the same tasks, and scores can be compared task by task.
+    gives the same tasks, and scores can be compared task by task: with more `tasks`, the first ones
+    stay what they were.
 
     Args:
         learner: what to judge. It is judged in evaluation mode, and left as it was.
@@ -89,7 +93,6 @@ def evaluate(
         transductive: see above.
         metric: from outputs `[M, ...]` and targets of one task to a scalar; default: accuracy
             where the targets are labels, else the learner's loss.
-        batch: tasks worked on at once.
         progress: show a progress bar.
 
     Returns:
@@ -109,8 +112,6 @@ def evaluate(
     """
     if tasks < 2:
         raise ValueError(f"tasks={tasks} is too few for an interval: at least 2")
-    if batch < 1:
-        raise ValueError(f"batch={batch} must be at least 1")
     if steps is not None and not isinstance(learner, InnerLoopLearner):
         raise ValueError(f"steps={steps} is for learners that descend; this is {type(learner)}")
     if hasattr(sample_tasks, "restarted"):
@@ -123,7 +124,7 @@ def evaluate(
     try:
         with torch.no_grad(), progress_bar(tasks, "evaluating", progress) as bar:
             while (done := sum(map(len, values))) < tasks:
-                drawn = task_to(sample_tasks(min(batch, tasks - done)), device)
+                drawn = task_to(_first(sample_tasks(BLOCK), tasks - done), device)
                 check_tasks(drawn)
                 outputs = _predict(learner, drawn, steps, transductive)
                 y = drawn.query.y
@@ -143,6 +144,11 @@ def evaluate(
     return Score(
         torch.cat(values).double(), name or getattr(metric, "__name__", "metric"), transductive
     )
+
+
+def _first(tasks: Task, n: int) -> Task:
+    """The first n of some tasks."""
+    return Task(*(Batch(*(tensor[:n] for tensor in batch)) for batch in tasks))
 
 
 def _predict(learner: Learner, tasks: Task, steps: int | None, transductive: bool) -> Tensor:

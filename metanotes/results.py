@@ -123,7 +123,7 @@ def sine() -> None:
             watch.note()
             record.content["wall_seconds"].append(round(watch.seconds()))
             for steps in (0, 1, 5, 10):
-                score = evaluate(learner, test, steps=steps, batch=100)
+                score = evaluate(learner, test, steps=steps)
                 plural = "" if steps == 1 else "s"
                 record.add(f"{name}, after {steps} step{plural}", score, seed, steps=steps)
             record.write()

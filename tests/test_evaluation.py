@@ -44,24 +44,28 @@ def test_accuracy_is_the_fraction_of_right_queries():
     learner = Nearest()
     d = (tasks.query.x.flatten(2)[:, :, None] - tasks.support.x.flatten(2)[:, None]).norm(dim=-1)
     expected = (d.argmin(-1) == tasks.query.y).double().mean(1)
-    score = evaluate(learner, lambda n: image_tasks(4), tasks=4, batch=4)
+    score = evaluate(learner, lambda n: image_tasks(4), tasks=4)
     torch.testing.assert_close(score.values, expected)
     assert score.metric == "accuracy"
 
 
 def test_real_targets_are_judged_by_the_loss():
     learner, sampler = MAML(mlp(1, 8, 1), inner_lr=0.05, steps=2, loss=mse), sinusoid(seed=3)
-    score = evaluate(learner, sampler, tasks=7, batch=7)
+    score = evaluate(learner, sampler, tasks=25)
     with torch.no_grad():
-        torch.testing.assert_close(score.values, learner(sampler(7)).double(), rtol=1e-5, atol=1e-6)
+        losses = learner(sampler(25)).double()
+    torch.testing.assert_close(score.values, losses, rtol=1e-5, atol=1e-6)
     assert score.metric == "mse"
 
 
-def test_the_same_sampler_gives_the_same_tasks_whatever_the_batch():
+def test_the_same_sampler_gives_the_same_tasks_however_many():
     learner, sampler = MAML(mlp(1, 8, 1), inner_lr=0.05, loss=mse), sinusoid(seed=3)
-    first = evaluate(learner, sampler, tasks=6, batch=6)
+    few = evaluate(learner, sampler, tasks=6)
     sampler(5)
-    assert torch.equal(evaluate(learner, sampler, tasks=6, batch=6).values, first.values)
+    many = evaluate(learner, sampler, tasks=60)
+    assert len(many.values) == 60
+    assert torch.equal(many.values[:6], few.values)
+    assert len(many.values.unique()) == 60  # and no task comes twice
 
 
 def test_steps_are_those_of_the_call():
@@ -120,7 +124,6 @@ def test_evaluation_leaves_the_learner_as_it_was():
     ("options", "message"),
     [
         ({"tasks": 1}, "tasks=1 is too few for an interval"),
-        ({"tasks": 4, "batch": 0}, "batch=0 must be at least 1"),
         ({"tasks": 4, "steps": -1}, "steps=-1 must be 0 or more"),
     ],
 )
