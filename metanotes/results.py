@@ -191,7 +191,7 @@ def omniglot_5way_1shot() -> None:
         record.content["curve"] = {
             "iteration": iterations,
             "value": [round(v, 4) for v in values],
-            "label": "accuracy on 100 validation tasks, transductive",
+            "label": "accuracy, 100 validation tasks",
         }
         for steps in (1, 3):
             for transductive in (True, False):

@@ -18,22 +18,9 @@ def page(folder: Path, pictures: Path) -> str:
 def record(path: Path, pictures: Path) -> str:
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rows = data["rows"]
-    notes = any(row.get("note") for row in rows)
-    seeds = any(row.get("seed") is not None for row in rows)
-    head = ["method", "result", "test tasks", "transductive"]
-    head += ["seed"] * seeds + ["note"] * notes
     lines = [f"(result-{path.stem.replace('_', '-')})=", f"## {data['title']}", ""]
     lines += [str(data["protocol"]), ""]
-    lines += _row(head), _row(["---"] * len(head))
-    for row in rows:
-        cells = [row["name"], score(row), f"{row['tasks']:,}".replace(",", " ")]
-        cells.append({True: "yes", False: "no", None: "does not apply"}[row.get("transductive")])
-        if seeds:
-            cells.append("" if row.get("seed") is None else str(row["seed"]))
-        if notes:
-            cells.append(row.get("note") or "")
-        lines.append(_row(cells))
-    lines.append("")
+    lines += [*table(rows), ""]
     if data.get("published"):
         lines += ["Published figures, from other protocols and machines:", ""]
         lines += [_row(["method", "published", "source"]), _row(["---"] * 3)]
@@ -56,11 +43,32 @@ def record(path: Path, pictures: Path) -> str:
     return "\n".join(lines)
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """One line for each score, a column for each seed; columns that say nothing are left out."""
+    seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
+    groups: dict[tuple[Any, ...], dict[Any, str]] = {}
+    for row in rows:
+        key = (row["name"], row["tasks"], row.get("transductive"), row.get("note"))
+        groups.setdefault(key, {})[row.get("seed")] = score(row)
+    transduction = any(row.get("transductive") is not None for row in rows)
+    notes = any(row.get("note") for row in rows)
+    columns = seeds or [None]
+    head = ["method", *(f"seed {seed}" if seeds else "result" for seed in columns), "test tasks"]
+    head += ["transductive"] * transduction + ["note"] * notes
+    lines = [_row(head), _row(["---"] * len(head))]
+    for (name, tasks, transductive, note), values in groups.items():
+        cells = [name, *(values.get(seed, "") for seed in columns), f"{tasks:,}".replace(",", " ")]
+        if transduction:
+            cells.append({True: "yes", False: "no", None: ""}[transductive])
+        lines.append(_row(cells + [note or ""] * notes))
+    return lines
+
+
 def score(row: dict[str, Any]) -> str:
     """A row's mean with its 95 % half-width, in the unit's custom."""
     if row["unit"] == "accuracy":
-        return f"{100 * row['value']:.2f} ± {100 * row['ci95']:.2f} %"
-    return f"{row['value']:.3f} ± {row['ci95']:.3f} (MSE)"
+        return f"{100 * row['value']:.1f} ± {100 * row['ci95']:.1f} %"
+    return f"{row['value']:.2f} ± {row['ci95']:.2f}"
 
 
 def duration(seconds: float) -> str:
@@ -86,7 +94,8 @@ def curve(data: dict[str, Any], stem: str, unit: str, pictures: Path) -> tuple[s
 
     matplotlib.rcParams["svg.hashsalt"] = "metanotes"
     x, y = data["curve"]["iteration"], data["curve"]["value"]
-    label = "accuracy on new tasks" if unit == "accuracy" else "mean squared error on new tasks"
+    label = "accuracy" if unit == "accuracy" else "mean squared error"
+    label = data["curve"].get("label", f"{label} on new tasks")
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot(x, y)
