@@ -68,7 +68,10 @@ class History:
     stopped_early: bool = False
 
     def plot(self, ax: Axes | None = None, smooth: int | None = None, label: str = "loss") -> Axes:
-        """Draw the losses, averaged over `smooth` iterations, and the validation scores."""
+        """Draw the losses, averaged over `smooth` iterations, and the validation scores.
+
+        The scores have an axis of their own, at the right.
+        """
         import matplotlib.pyplot as plt
 
         ax = ax or plt.subplots()[1]
@@ -76,9 +79,11 @@ class History:
         window = max(1, smooth or len(losses) // 50)
         means = losses[: len(losses) // window * window].reshape(-1, window).mean(1)
         ax.plot(window * torch.arange(1, len(means) + 1), means, label=label)
-        if self.validation:
-            ax.plot(*zip(*self.validation, strict=True), marker="o", label="validation")
         ax.set(xlabel="iteration", ylabel="loss after learning")
+        if self.validation:
+            right = ax.twinx()
+            right.plot(*zip(*self.validation, strict=True), "o--", color="gray")
+            right.set(ylabel="validation score (dashed)")
         return ax
 
 

@@ -298,6 +298,9 @@ def test_the_history_can_be_drawn():
     assert ax.lines[0].get_xdata().tolist() == [5, 10, 15, 20]
     expected = torch.tensor(history.losses).double().reshape(4, 5).mean(1)
     torch.testing.assert_close(torch.as_tensor(ax.lines[0].get_ydata()), expected)
+    history.validation = [(10, 0.5), (20, 0.7)]
+    right = history.plot(smooth=5).figure.axes[1]  # scores are not losses: an axis of their own
+    assert right.lines[0].get_ydata().tolist() == [0.5, 0.7]
 
 
 def gradient_of(module, learner, tasks):
