@@ -331,6 +331,37 @@ def test_distributed_data_parallel_gives_the_same_gradient(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def test_two_processes_with_half_the_tasks_each_give_the_gradient_of_all(tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys
+        import torch
+        from metanotes import MAML, Batch, Task, mse
+        from metanotes.data import sinusoid
+        from metanotes.nets import mlp
+        folder, rank = sys.argv[1], int(sys.argv[2])
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+        )
+        tasks = sinusoid(seed=0)(6)
+        mine = Task(*(Batch(*(t[3 * rank : 3 * rank + 3] for t in batch)) for batch in tasks))
+        learner = MAML(mlp(1, 20, 1), inner_lr=0.01, steps=2, loss=mse)
+        parallel = torch.nn.parallel.DistributedDataParallel(learner)
+        parallel(mine).mean().backward()
+        torch.save([p.grad for p in learner.parameters()], f"{folder}/{rank}.pt")
+        torch.distributed.destroy_process_group()
+        """
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in (0, 1)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    learner = MAML(mlp(1, 20, 1), inner_lr=0.01, steps=2, loss=mse)
+    learner(sinusoid(seed=0)(6)).mean().backward()
+    for rank in (0, 1):
+        for grad, p in zip(torch.load(tmp_path / f"{rank}.pt"), learner.parameters(), strict=True):
+            torch.testing.assert_close(grad, p.grad)
+
+
 @pytest.mark.filterwarnings("default")  # of torch.compile's own making
 def test_torch_compile_gives_the_same_gradient():
     learner, tasks = sine_learner(), sinusoid(seed=0)(5)
