@@ -15,7 +15,8 @@ PATHS = sorted(chapters.FOLDER.glob("*.ipynb"))
 TEXT = ("text/plain", "text/html", "text/markdown", "text/latex")
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-MACHINE = re.compile(r"/home/|/root/|/Users/|/tmp/|/work/|site-packages|[A-Z]:\\\\Users")
+# An absolute path of two folders or more, a library's folder, or a drive.
+MACHINE = re.compile(r"(?<![\w.:/<])/(?:[\w.-]+/){2,}|site-packages|\b[A-Z]:\\\\?Users")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
