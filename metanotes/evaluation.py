@@ -120,7 +120,6 @@ def evaluate(
     training = learner.training
     learner.eval()
     values: list[Tensor] = []
-    name = ""
     try:
         with torch.no_grad(), progress_bar(tasks, "evaluating", progress) as bar:
             while (done := sum(map(len, values))) < tasks:
@@ -129,21 +128,13 @@ def evaluate(
                 outputs = _predict(learner, drawn, steps, transductive)
                 y = drawn.query.y
                 if metric is None:
-                    metric, name = (
-                        (
-                            learner.loss,
-                            getattr(learner.loss, "__name__", "loss").removesuffix("_loss"),
-                        )
-                        if y.is_floating_point()
-                        else (accuracy, "accuracy")
-                    )
+                    metric = learner.loss if y.is_floating_point() else accuracy
                 values.append(vmap(metric)(outputs, y).cpu())
                 bar.update(len(y))
     finally:
         learner.train(training)
-    return Score(
-        torch.cat(values).double(), name or getattr(metric, "__name__", "metric"), transductive
-    )
+    name = getattr(metric, "__name__", type(metric).__name__).removesuffix("_loss")
+    return Score(torch.cat(values).double(), name, transductive)
 
 
 def _first(tasks: Task, n: int) -> Task:

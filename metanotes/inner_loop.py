@@ -11,15 +11,15 @@ With `Sgd(alpha)`, d = -alpha v, and (2) is MAML's product (I - alpha H_0) ... (
 (Finn et al. 2017, section 2.2). First order leaves H d out.
 
 Only the forward pass of the model is vmapped; every derivative is ordinary autograd on top of it.
-The usual way round, an outer gradient of `vmap(grad(loss))`, is silently wrong by a part in a
-thousand where a module uses `F.batch_norm` with weights (torch 2.13).
+The usual way round, an outer gradient of `vmap(grad(loss))`, is silently wrong where a module uses
+`F.batch_norm` with weights (torch 2.13; chapter 3 measures by how much).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -282,6 +282,14 @@ class InnerLoopLearner(Learner):
         return over_tasks(lambda theta, x: functional_call(self.model, theta, (x,)), loop)(
             adapted, x
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; but layers with running statistics, which came frozen, stay frozen."""
+        super().train(mode)
+        for layer in self.model.modules():
+            if getattr(layer, "running_mean", None) is not None:
+                layer.eval()
+        return self
 
     def extra_repr(self) -> str:
         loss = getattr(self.loss, "__name__", type(self.loss).__name__)

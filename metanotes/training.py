@@ -132,7 +132,8 @@ def meta_train(
         The `History` of the whole run, from its first start.
 
     Raises:
-        ValueError: a count below 1, or a device that does not exist, before any work.
+        ValueError: a count below 1, a learner without parameters, or a device that does not
+            exist, before any work.
         CheckpointError: the file is not of this learner and these tasks, or is truncated.
         NonFiniteLossError: the loss or its gradient is NaN or infinite.
 
@@ -157,6 +158,8 @@ def meta_train(
     if clip is not None and not clip > 0:
         raise ValueError(f"clip={clip} must be above 0")
     positive("meta_lr", meta_lr)
+    if not any(p.requires_grad for p in learner.parameters()):
+        raise ValueError(f"{type(learner).__name__} has no parameter to train: phi is empty")
     if device is not None:
         learner.to(check_device(device))
     device = next(learner.parameters()).device

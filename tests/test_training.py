@@ -14,6 +14,7 @@ from metanotes import (
     MAML,
     Batch,
     CheckpointError,
+    Learner,
     NonFiniteLossError,
     Pretrained,
     Task,
@@ -253,6 +254,22 @@ def test_validation_keeps_the_best_phi_and_patience_stops():
     assert history.stopped_early
     assert len(history.losses) == 8
     assert torch.equal(parameters(learner), seen[1])
+
+
+def test_frozen_running_statistics_stay_frozen():
+    layer = nn.BatchNorm1d(4).eval()
+    learner = MAML(nn.Sequential(nn.Linear(1, 4), layer, nn.Linear(4, 1)), 0.01, loss=mse)
+    train(learner, 3)
+    evaluate(learner, sinusoid(seed=1), tasks=4)
+    train(learner, 3)
+    assert torch.equal(layer.running_mean, torch.zeros(4))
+    assert layer.num_batches_tracked == 0
+    assert learner.model[0].training
+
+
+def test_a_learner_without_parameters_has_nothing_to_train():
+    with pytest.raises(ValueError, match="Learner has no parameter to train"):
+        train(Learner(), 3)
 
 
 def test_clipping_bounds_the_step():
