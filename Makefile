@@ -23,8 +23,8 @@ PAGES  := _config.yml _toc.yml $(shell find book metanotes results notebooks -ty
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
 	-not -path 'book/_static/vendor/*' 2>/dev/null)
 
-.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks lab format lock browser \
-	clean clean-vendor
+.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench lab format lock \
+	browser clean clean-vendor
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -78,6 +78,10 @@ browser: $(ENV)
 notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=notebooks/x.ipynb for one
 	$(BIN)/ruff format --quiet $(NB)
 	$(BIN)/python tools/chapters.py $(NB)
+
+# All cores, whatever the tests leave to each process.
+bench: $(ENV)  ## metanotes beside its peers, ten minutes; BENCH="--help" for the options
+	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks $(BENCH)
 
 lab: $(ENV)  ## opens JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=.

@@ -54,8 +54,15 @@ def options(arguments: list[str]) -> argparse.Namespace:
     add("--no-growth", action="store_true", help="leave out the growth curves")
     add("--no-allocator", action="store_true", help="leave out the second allocator setting")
     add("--allocator-only", action="store_true", help=argparse.SUPPRESS)  # the re-executed run
+    add("--plots", type=Path, default=HERE / "plots", help="folder for the pictures")
     add("--record", type=Path, help="default: results/benchmarks/, for a full run")
     return parser.parse_args(arguments)
+
+
+def command(arguments: list[str]) -> str:
+    """What gives the record again; the paths of this machine are left out."""
+    line = " ".join(["python -m benchmarks", *arguments])
+    return re.sub(r" --(record|plots)[= ]\S+", "", line)
 
 
 def chosen(opts: argparse.Namespace) -> list[Workload]:
@@ -65,7 +72,7 @@ def chosen(opts: argparse.Namespace) -> list[Workload]:
     elif opts.conv or opts.sine:
         made = [workloads.conv(**s) for s in opts.conv] + [workloads.sine(**s) for s in opts.sine]
     elif opts.quick:
-        made = [workloads.sine(tasks=3), workloads.conv(tasks=2, width=8)]
+        made = workloads.quick()
     else:
         made = workloads.standard()
     return [workload for workload in made if re.search(opts.only, workload.name)]
@@ -76,7 +83,8 @@ def measured(
 ) -> list[report.Entry]:
     """Measure the workloads, printing each as it is done."""
     entries = []
-    for workload in made:
+    for i, workload in enumerate(made):
+        print(f"{i + 1} of {len(made)}: ", end="", flush=True)
         rows = compare(workload, machine, effort, contenders)
         entries.append(report.entry(workload, rows, floor(workload, machine, rows)))
         print(report.table(entries[-1]), flush=True)
@@ -99,17 +107,18 @@ def with_kept_memory(opts: argparse.Namespace) -> list[report.Entry]:
     """The convolutional workloads again, in a process whose allocator keeps freed memory."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "record.json"
-        command = [sys.executable, "-m", "benchmarks", "--allocator-only", "--record", str(path)]
+        line = [sys.executable, "-m", "benchmarks", "--allocator-only", "--record", str(path)]
         for option in ("device", "threads", "runs", "seconds", "contenders"):
             if (value := getattr(opts, option)) is not None:
-                command += [f"--{option}", str(value)]
-        command += ["--no-peers"] * opts.no_peers
-        subprocess.run(command, env=os.environ | KEEP, cwd=HERE.parent, check=True)
+                line += [f"--{option}", str(value)]
+        line += ["--no-peers"] * opts.no_peers
+        subprocess.run(line, env=os.environ | KEEP, cwd=HERE.parent, check=True)
         return list(json.loads(path.read_text())["workloads"])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    opts = options(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    opts = options(arguments)
     full = not (opts.quick or opts.only or opts.contenders or opts.conv or opts.sine)
     start = time.monotonic()
     if not (opts.no_peers or opts.quick):
@@ -124,14 +133,15 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{machine.name}, {machine.threads} threads, torch {torch.__version__}")
     print(
         f"at best: {limits['flops'] / 1e9:.4g} GFLOP/s in a matrix product, "
-        f"{limits['bytes'] / 1e9:.3g} GB/s in a copy, {1e6 * limits['dispatch']:.2g} µs an operation"
+        f"{limits['bytes'] / 1e9:.3g} GB/s in a copy, "
+        f"{1e6 * limits['dispatch']:.2g} µs an empty operation"
     )
     print(f"allocator: {'keeps freed memory (MALLOC_ settings)' if kept else 'as it comes'}\n")
     print(report.HEAD, flush=True)
     record: dict[str, Any] = {
         "name": machine.slug,
         "title": "A meta-step beside other libraries",
-        "command": " ".join(["python -m benchmarks", *(arguments or sys.argv[1:])]),
+        "command": command(arguments),
         "machine": machine.describe() | {k: float(f"{v:.4g}") for k, v in limits.items()},
         "allocator": "keeps freed memory" if kept else "as it comes",
         "workloads": measured(chosen(opts), machine, effort, opts.contenders),
@@ -152,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
         report.write(path, record)
         print(f"written: {path}")
     if not opts.allocator_only:
-        for picture in report.plots(record, HERE / "plots"):
+        for picture in report.plots(record, opts.plots):
             print(f"drawn: {picture}")
     print(f"{record['wall_seconds']} s in all")
 

@@ -102,7 +102,8 @@ class Machine:
 
     def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
         self.device = torch.device(device)
-        self.threads = threads or len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+        self.threads = threads or cores or 1
         torch.set_num_threads(self.threads)
 
     @cached_property
@@ -155,7 +156,9 @@ class Machine:
             return None  # not Linux with glibc
         libc.malloc_trim(0)
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # the highest value is now the present one
+            Path("/proc/self/clear_refs").write_text(
+                "5"
+            )  # the highest value is now the present one
         except OSError:
             return None
         before = _resident("VmRSS")
@@ -180,7 +183,7 @@ class Machine:
             for _ in range(calls):
                 torch.add(tiny, tiny)
 
-        with torch.no_grad():
+        with torch.no_grad(), _as_convolutions_round():
             product = self._best(lambda: torch.mm(a, b, out=c))
             copied = self._best(lambda: target.copy_(source))
             dispatched = self._best(dispatch) / calls
@@ -201,6 +204,16 @@ class Machine:
             "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
         }
+
+
+@contextmanager
+def _as_convolutions_round() -> Iterator[None]:
+    """Products in TensorFloat-32 on a GPU where its convolutions are, which is torch's default."""
+    before = torch.get_float32_matmul_precision()
+    if torch.cuda.is_available() and torch.backends.cudnn.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 def _resident(which: str) -> int:

@@ -1,9 +1,9 @@
 """The contenders: ways to the meta-gradient of MAML, each in the words of its own library.
 
-A contender takes a `MetaStep`, prepares what it needs once, and returns the step that is timed: from
-the parameters, the meta-gradient in their `.grad`. Each is written as its library's own examples
-are, with one exception: where a library works task by task, the loss of a task is pulled back
-before the next one begins, which is as fast and holds one task's graph rather than all.
+A contender takes a `MetaStep`, prepares what it needs once, and returns the step that is timed: it
+leaves the meta-gradient in the `.grad` of the parameters. Each is written as its library's own
+examples are. Where a library works task by task, the loss of a task is pulled back before the next
+one begins: that is as fast as one pass at the end, and holds one task's graph rather than all.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def _rounded(values: Any) -> list[float]:
     return [_round(value) for value in values]
 
 
-HEAD = f"{'':28}{'ms':>9}  {'(quartiles)':20}{'ratio':>6}  {'(quartiles)':16}{'MB':>7}  {'error':7}"
+HEAD = f"{'':28}{'ms':>9}  {'(quartiles)':20}{'ratio':>6}  {'(quartiles)':18}{'MB':>7}  {'error':7}"
 
 
 def table(made: Entry) -> str:
@@ -64,7 +64,7 @@ def table(made: Entry) -> str:
             low, middle, high = row["ms"]
             line += f"{middle:9.4g}  {f'({low:.4g} to {high:.4g})':20}"
             low, middle, high = row.get("ratio", [float("nan")] * 3)
-            line += f"{middle:6.2f}  {f'({low:.2f} to {high:.2f})':16}"
+            line += f"{middle:6.3g}  {f'({low:.3g} to {high:.3g})':18}"
             line += f"{row['peak_mb']:7.1f}" if "peak_mb" in row else " " * 7
         if "error" in row:
             line += f"  {row['error']:7.0e}" + (" WRONG" if row["wrong"] else "")

@@ -29,12 +29,13 @@ LIGHT: Contenders = {
     name: peers.ALL[name] for name in (peers.REFERENCE, "learn2learn", "TorchOpt", peers.OURS)
 }
 
+COMPILED: Contenders = {"torch.func, compiled": peers.torch_func_compiled}
+CHECKPOINT: Contenders = {"metanotes, checkpoint": peers.metanotes_checkpoint}
+
 
 def cast(tasks: Task, dtype: torch.dtype) -> Task:
     """The tasks with their real numbers in another dtype."""
-    return Task(
-        *(Batch(*(t.to(dtype) if t.is_floating_point() else t for t in b)) for b in tasks)
-    )
+    return Task(*(Batch(*(t.to(dtype) if t.is_floating_point() else t for t in b)) for b in tasks))
 
 
 def images(tasks: int, ways: int, shots: int, queries: int, channels: int, size: int) -> Task:
@@ -74,8 +75,6 @@ def meta_step(
     name += f", {plural(parts, 'task')}, {plural(steps, 'step')}"
     if first_order:
         name += ", first order"
-    if steps > 1 and not first_order and peers.OURS in contenders:
-        contenders = {**contenders, "metanotes, checkpoint": peers.metanotes_checkpoint}
     return Workload(name, work, contenders, parts=parts)
 
 
@@ -90,7 +89,7 @@ def sine(
 ) -> Workload:
     """The sine network of the MAML paper, 1-width-width-1."""
     if contenders is None:
-        contenders = {**peers.ALL, "torch.func, compiled": peers.torch_func_compiled}
+        contenders = {**peers.ALL, **COMPILED}
     return meta_step(
         f"sine network 1-{width}-{width}-1",
         lambda: mlp(1, width, width, 1),
@@ -115,9 +114,11 @@ def conv(
     channels: int = 1,
     size: int = 28,
     first_order: bool = False,
-    contenders: Contenders = peers.ALL,
+    contenders: Contenders | None = None,
 ) -> Workload:
     """The four-block convolutional network on images shaped as Omniglot's, or mini-ImageNet's."""
+    if contenders is None:
+        contenders = peers.ALL if steps == 1 or first_order else {**peers.ALL, **CHECKPOINT}
     return meta_step(
         f"conv4-{width} ({pool}), {size}x{size}x{channels}, {ways}-way {shots}-shot",
         lambda: conv4(ways, width, channels, size, pool),
@@ -229,12 +230,13 @@ def standard() -> list[Workload]:
     """What `make bench` measures."""
     first_order = {n: c for n, c in peers.ALL.items() if n != "TorchOpt"}
     return [
-        *(sine(steps=k) for k in (1, 5, 10)),
+        *(sine(steps=k) for k in (1, 5)),
+        sine(steps=10, contenders=peers.ALL),  # compiling ten steps takes minutes
         *(conv(steps=k, pool=pool) for pool in ("stride", "max") for k in (1, 5)),
         *(conv(steps=k, first_order=True, contenders=first_order) for k in (1, 5)),
         *(conv(tasks=32, steps=k, contenders=LIGHT) for k in (1, 5)),
         conv(tasks=4, ways=20, shots=5, contenders=LIGHT),
-        conv(4, 5, "max", width=32, channels=3, size=84, contenders=LIGHT),
+        conv(4, 5, "max", width=32, channels=3, size=84, contenders={**LIGHT, **CHECKPOINT}),
         sampling(),
         evaluation(),
         evaluation(tasks=50, transductive=False),
@@ -260,3 +262,11 @@ def growth(axis: str, value: int) -> Workload:
     settings = {"tasks": 8, "steps": 2, "width": 64} | {axis: value}
     pair = {name: peers.ALL[name] for name in (peers.REFERENCE, "learn2learn", peers.OURS)}
     return conv(**settings, contenders=pair)  # type: ignore[arg-type]
+
+
+def quick() -> list[Workload]:
+    """Small work for the contenders that need nothing installed, to see that all runs."""
+    return [
+        sine(tasks=3, steps=2, contenders=peers.BASIC),
+        conv(tasks=2, width=8, contenders=peers.BASIC),
+    ]

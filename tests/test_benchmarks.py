@@ -1,0 +1,149 @@
+"""The measures of the benchmarks: what they check, weigh and count is right. Nothing is timed."""
+
+import dataclasses
+import json
+import threading
+
+import pytest
+import torch
+
+from benchmarks import peers, report, workloads
+from benchmarks.__main__ import command, main, settings
+from benchmarks.measure import Effort, Machine, Row, Workload, compare, count, quartiles
+
+ONCE = Effort(runs=1, seconds=0)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return Machine("cpu", threads=1)
+
+
+def rows_of(workload: Workload, machine: Machine) -> dict[str, Row]:
+    return {row.contender: row for row in compare(workload, machine, ONCE)}
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_contenders_agree_in_the_meta_gradient(machine, first_order):
+    few = {**peers.BASIC, "inside": peers.torch_func_inside}
+    work = workloads.sine(tasks=3, steps=2, width=5, first_order=first_order, contenders=few)
+    for name, row in rows_of(work, machine).items():
+        assert row.note == ""
+        assert not row.wrong
+        assert (row.error is None) == (name == peers.REFERENCE)
+        assert len(row.seconds) == 1
+
+
+def test_metanotes_agrees_where_batch_normalisation_has_weights(machine):
+    ours = {
+        name: c for name, c in peers.ALL.items() if name in (peers.REFERENCE, peers.OURS)
+    } | workloads.CHECKPOINT
+    row = rows_of(workloads.conv(2, 2, "max", queries=2, width=4, contenders=ours), machine)
+    assert row["metanotes"].error < 1e-10
+    assert row["metanotes, checkpoint"].error < 1e-10
+
+
+def test_a_wrong_contender_is_timed_and_reported_as_wrong(machine):
+    def one_step_too_few(work):
+        return peers.plain_loop(dataclasses.replace(work, steps=work.steps - 1))
+
+    work = workloads.sine(
+        tasks=2, steps=2, width=3, contenders={**peers.BASIC, "hasty": one_step_too_few}
+    )
+    rows = rows_of(work, machine)
+    assert rows["hasty"].wrong
+    assert rows["hasty"].seconds
+    lines = report.table(report.entry(work, list(rows.values()))).splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("WRONG")] == ["hasty"]
+
+
+def test_a_contender_that_is_not_there_is_left_out_and_says_why(machine):
+    def absent(work):
+        import a_library_that_nobody_has  # noqa: F401
+
+    work = workloads.sine(tasks=2, width=3, contenders={**peers.BASIC, "absent": absent})
+    rows = rows_of(work, machine)
+    assert rows["absent"].seconds == []
+    line = report.table(report.entry(work, list(rows.values()))).splitlines()[-1]
+    assert "left out: ModuleNotFoundError" in line
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_peak_memory_sees_what_was_held_at_once_in_any_thread(machine, threads):
+    megabytes = 24
+
+    def hold() -> None:
+        a = torch.ones(megabytes * 250_000)
+        del a
+        torch.ones(megabytes * 125_000)  # half of it, later
+
+    def step() -> None:
+        workers = [threading.Thread(target=hold) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if not workers:
+            hold()
+
+    peak = machine.peak(step)
+    if peak is None:
+        pytest.skip("not Linux with glibc")
+    # Two threads may or may not hold theirs at the same moment.
+    assert 0.95 * megabytes < peak / 1e6 < 1.1 * megabytes * max(threads, 1)
+    assert machine.peak(lambda: None) < 1e6
+
+
+def test_operations_of_a_linear_layer_are_those_of_a_count_by_hand():
+    n, wide, narrow = 7, 5, 3
+    layer = torch.nn.Linear(wide, narrow)
+    x = torch.randn(n, wide)
+    forward, dispatched = count(lambda: layer(x))
+    assert forward == 2 * n * wide * narrow
+    assert dispatched == 1  # addmm; the transposed weight is a view
+    both, _ = count(lambda: layer(x).sum().backward())
+    assert both == 2 * forward  # and the gradient of the weight; x needs none
+
+
+def test_operations_of_a_meta_step_grow_with_the_tasks(machine):
+    work = [
+        peers.plain_loop(workloads.sine(tasks=n, width=4).work(torch.float32, machine.device))
+        for n in (1, 3)
+    ]
+    (one, dispatched), (three, dispatched_three) = (count(step) for step in work)
+    assert three == 3 * one
+    assert 2.8 * dispatched < dispatched_three < 3.2 * dispatched
+
+
+def test_quartiles():
+    assert quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == (2.0, 3.0, 4.0)
+    assert quartiles([2.0]) == (2.0, 2.0, 2.0)
+
+
+def test_settings_are_arguments_of_a_workload():
+    given = settings("tasks=3,pool=max,first_order=1")
+    assert given == {"tasks": 3, "pool": "max", "first_order": 1}
+    assert workloads.conv(**given).name.endswith("3 tasks, 1 step, first order")
+
+
+def test_a_record_names_no_path():
+    line = command(["--runs", "9", "--record", "/tmp/a.json", "--plots=/tmp/b"])
+    assert line == "python -m benchmarks --runs 9"
+
+
+def test_a_quick_run_prints_draws_and_records(tmp_path, capsys):
+    path = tmp_path / "results" / "quick.json"
+    arguments = ["--quick", "--threads", "1", "--record", str(path), "--plots", str(tmp_path)]
+    main(arguments)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    printed = capsys.readouterr().out
+    for made in record["workloads"]:
+        assert made["workload"] in printed
+        assert {row["name"] for row in made["contenders"]} == set(peers.BASIC)
+        for row in made["contenders"]:
+            assert "note" not in row
+            assert row["ratio"][0] <= row["ratio"][1] <= row["ratio"][2]
+        assert made["floor"]["gflop"] > 0
+    assert [p.name for p in path.parent.iterdir()] == ["quick.json"]
+    assert len(list(tmp_path.glob("*.svg"))) == 1
+    assert str(tmp_path) not in path.read_text(encoding="utf-8")
