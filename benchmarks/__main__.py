@@ -86,7 +86,7 @@ def measured(
     for i, workload in enumerate(made):
         print(f"{i + 1} of {len(made)}: ", end="", flush=True)
         rows = compare(workload, machine, effort, contenders)
-        entries.append(report.entry(workload, rows, floor(workload, machine, rows)))
+        entries.append(report.entry(workload, rows, floor(workload, machine)))
         print(report.table(entries[-1]), flush=True)
     return entries
 

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -313,48 +314,79 @@ class _Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Saved:
+    """Counts the bytes that the backward pass needs, memory shared by several tensors once."""
+
+    class Block:
+        """Lives as long as some graph needs the memory that it stands for."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.blocks: WeakValueDictionary[int, _Saved.Block] = WeakValueDictionary()
+
+    def pack(self, tensor: Tensor) -> tuple[Tensor, Block]:
+        block = self.blocks.get(tensor.data_ptr())
+        if block is None:
+            block = self.blocks[tensor.data_ptr()] = _Saved.Block()
+            self.bytes += min(tensor.nbytes, tensor.untyped_storage().nbytes())
+        return tensor, block
+
+    @staticmethod
+    def unpack(packed: tuple[Tensor, Block]) -> Tensor:
+        return packed[0]
+
+
+class Counts(NamedTuple):
+    """What a step does.
+
+    Args:
+        flops: floating-point operations of products and convolutions.
+        operations: dispatched by PyTorch, views left out.
+        saved: bytes kept for the backward pass.
+    """
+
+    flops: int
+    operations: int
+    saved: int
+
+
+def count(step: Callable[[], object]) -> Counts:
+    """Count one call."""
+    operations, saved = _Operations(), _Saved()
+    hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
+    with hooks, FlopCounterMode(display=False) as flops, operations:
+        step()
+    return Counts(flops.get_total_flops(), operations.count, saved.bytes)
+
+
 @dataclass(frozen=True)
 class Floor:
     """What the work asks of any implementation, as seconds of this machine at its best.
 
     Args:
-        arithmetic: the floating-point operations of products and convolutions, at the rate of a
-            large matrix product.
+        counts: of the reference, all parts.
+        arithmetic: the floating-point operations, at the rate of a large matrix product.
         memory: what the backward pass needs, written once and read once, at the rate of a copy.
-        dispatch: the operations of one part (all parts at once in each), at the time of an empty
-            operation. Compilation, which fuses operations, can go below it.
-        flops: how many operations `arithmetic` stands for.
+        dispatch: the operations of one part (each could do all parts at once), at the time of an
+            empty operation. Compilation, which fuses operations, can go below it.
     """
 
+    counts: Counts
     arithmetic: float
-    memory: float | None
+    memory: float
     dispatch: float
-    flops: int
 
 
-def count(step: Callable[[], object]) -> tuple[int, int]:
-    """Floating-point operations, and operations dispatched, of one call."""
-    operations = _Operations()
-    with FlopCounterMode(display=False) as flops, operations:
-        step()
-    return flops.get_total_flops(), operations.count
-
-
-def floor(workload: Workload, machine: Machine, rows: Sequence[Row]) -> Floor | None:
-    """The floor of a workload, counted on its reference; its rows have the reference's memory.
-
-    The reference holds the graph of one part at a time, so that its peak is what the backward pass
-    of that part needs.
-    """
+def floor(workload: Workload, machine: Machine) -> Floor | None:
+    """The floor of a workload, counted on its reference."""
     if not workload.reference:
         return None
     work = workload.work(torch.float32, machine.device)
-    flops, operations = count(workload.contenders[workload.reference](work))
-    peak = next((row.peak for row in rows if row.contender == workload.reference), None)
+    counts = count(workload.contenders[workload.reference](work))
     limits = machine.limits
     return Floor(
-        arithmetic=flops / limits["flops"],
-        memory=None if peak is None else 2 * peak * workload.parts / limits["bytes"],
-        dispatch=operations / workload.parts * limits["dispatch"],
-        flops=flops,
+        counts,
+        arithmetic=counts.flops / limits["flops"],
+        memory=2 * counts.saved / limits["bytes"],
+        dispatch=counts.operations / workload.parts * limits["dispatch"],
     )

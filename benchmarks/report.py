@@ -37,9 +37,11 @@ def entry(workload: Workload, rows: Sequence[Row], floor: Floor | None = None) -
     if floor is not None:
         made["floor"] = {
             "arithmetic_ms": _round(1e3 * floor.arithmetic),
-            "memory_ms": None if floor.memory is None else _round(1e3 * floor.memory),
+            "memory_ms": _round(1e3 * floor.memory),
             "dispatch_ms": _round(1e3 * floor.dispatch),
-            "gflop": _round(floor.flops / 1e9),
+            "gflop": _round(floor.counts.flops / 1e9),
+            "saved_mb": _round(floor.counts.saved / 1e6),
+            "operations": floor.counts.operations,
         }
     return made
 
@@ -73,11 +75,11 @@ def table(made: Entry) -> str:
         lines.append(line.rstrip())
     if "floor" in made:
         floor = made["floor"]
-        parts = [f"arithmetic {floor['arithmetic_ms']:.3g} ms ({floor['gflop']:.3g} GFLOP)"]
-        if floor["memory_ms"] is not None:
-            parts.append(f"memory {floor['memory_ms']:.3g} ms")
-        parts.append(f"operations one by one {floor['dispatch_ms']:.3g} ms")
-        lines.append("  floor: " + ", ".join(parts))
+        lines.append(
+            f"  floor: arithmetic {floor['arithmetic_ms']:.3g} ms ({floor['gflop']:.3g} GFLOP), "
+            f"memory {floor['memory_ms']:.3g} ms ({floor['saved_mb']:.3g} MB saved), "
+            f"operations one by one {floor['dispatch_ms']:.3g} ms"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -98,11 +98,22 @@ def test_operations_of_a_linear_layer_are_those_of_a_count_by_hand():
     n, wide, narrow = 7, 5, 3
     layer = torch.nn.Linear(wide, narrow)
     x = torch.randn(n, wide)
-    forward, dispatched = count(lambda: layer(x))
-    assert forward == 2 * n * wide * narrow
-    assert dispatched == 1  # addmm; the transposed weight is a view
-    both, _ = count(lambda: layer(x).sum().backward())
-    assert both == 2 * forward  # and the gradient of the weight; x needs none
+    forward = count(lambda: layer(x))
+    assert forward.flops == 2 * n * wide * narrow
+    assert forward.operations == 1  # addmm; the transposed weight is a view
+    both = count(lambda: layer(x).sum().backward())
+    assert both.flops == 2 * forward.flops  # and the gradient of the weight; x needs none
+
+
+def test_memory_that_the_backward_pass_needs_is_counted_once_while_it_is_held():
+    x = torch.randn(6, 50, requires_grad=True)
+
+    def step() -> None:
+        y = x.exp()  # saves y
+        (y * y.t().t()).sum().backward()  # saves it twice more
+
+    assert count(step).saved == x.nbytes
+    assert count(lambda: [step(), step()]).saved == 2 * x.nbytes
 
 
 def test_operations_of_a_meta_step_grow_with_the_tasks(machine):
@@ -110,9 +121,10 @@ def test_operations_of_a_meta_step_grow_with_the_tasks(machine):
         peers.plain_loop(workloads.sine(tasks=n, width=4).work(torch.float32, machine.device))
         for n in (1, 3)
     ]
-    (one, dispatched), (three, dispatched_three) = (count(step) for step in work)
-    assert three == 3 * one
-    assert 2.8 * dispatched < dispatched_three < 3.2 * dispatched
+    one, three = (count(step) for step in work)
+    assert three.flops == 3 * one.flops
+    assert 2.8 * one.operations < three.operations < 3.2 * one.operations
+    assert 2.8 * one.saved < three.saved <= 3 * one.saved
 
 
 def test_quartiles():
