@@ -26,9 +26,18 @@ from benchmarks import extras, report, workloads
 from benchmarks.measure import Effort, Machine, Workload, compare, floor
 
 HERE = Path(__file__).parent
-# glibc gives large blocks back to the system when they are freed and asks for them anew; with
-# these it keeps them.
-KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+# glibc gives large blocks back to the system when they are freed, and the system clears their pages
+# when they are asked for anew. With the first of these it keeps them, as metanotes asks it to; with
+# the second all is as glibc has it by default, for metanotes too, which leaves the allocator alone
+# where such a variable is set.
+ALLOCATORS = {
+    "keeps freed memory": {
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    },
+    "gives freed memory back": {"MALLOC_PERTURB_": "0"},
+}
+KEEPING, GIVING = ALLOCATORS
 
 
 def settings(text: str) -> dict[str, Any]:
@@ -103,16 +112,28 @@ def grown(machine: Machine, effort: Effort) -> list[dict[str, Any]]:
     return points
 
 
-def with_kept_memory(opts: argparse.Namespace) -> list[report.Entry]:
-    """The convolutional workloads again, in a process whose allocator keeps freed memory."""
+def environment(allocator: str) -> dict[str, str]:
+    """That of this process, but for the allocator."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    return others | ALLOCATORS[allocator]
+
+
+def allocator() -> str:
+    """How the allocator of this process is set."""
+    given = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")}
+    return next((name for name, chosen in ALLOCATORS.items() if chosen == given), str(given))
+
+
+def with_default_allocator(opts: argparse.Namespace) -> list[report.Entry]:
+    """Convolutional workloads again, in a process whose allocator gives freed memory back."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "record.json"
         line = [sys.executable, "-m", "benchmarks", "--allocator-only", "--record", str(path)]
-        for option in ("device", "threads", "runs", "seconds", "contenders"):
+        for option in ("device", "threads", "runs", "seconds"):
             if (value := getattr(opts, option)) is not None:
                 line += [f"--{option}", str(value)]
         line += ["--no-peers"] * opts.no_peers
-        subprocess.run(line, env=os.environ | KEEP, cwd=HERE.parent, check=True)
+        subprocess.run(line, env=environment(GIVING), cwd=HERE.parent, check=True)
         return list(json.loads(path.read_text())["workloads"])
 
 
@@ -125,30 +146,29 @@ def main(arguments: list[str] | None = None) -> None:
         for missing in extras.install():
             print(f"could not be installed: {missing}")
     machine = Machine(opts.device, opts.threads)
-    effort = Effort(opts.runs, opts.seconds)
+    effort = Effort(opts.runs, opts.seconds, check=not opts.allocator_only)
     if opts.quick:
         effort = Effort(2, 0)
     limits = machine.limits
-    kept = all(os.environ.get(name) == value for name, value in KEEP.items())
     print(f"{machine.name}, {machine.threads} threads, torch {torch.__version__}")
     print(
         f"at best: {limits['flops'] / 1e9:.4g} GFLOP/s in a matrix product, "
         f"{limits['bytes'] / 1e9:.3g} GB/s in a copy, "
         f"{1e6 * limits['dispatch']:.2g} µs an empty operation"
     )
-    print(f"allocator: {'keeps freed memory (MALLOC_ settings)' if kept else 'as it comes'}\n")
+    print(f"allocator: {allocator()}\n")
     print(report.HEAD, flush=True)
     record: dict[str, Any] = {
         "name": machine.slug,
         "title": "A meta-step beside other libraries",
         "command": command(arguments),
         "machine": machine.describe() | {k: float(f"{v:.4g}") for k, v in limits.items()},
-        "allocator": "keeps freed memory" if kept else "as it comes",
+        "allocator": allocator(),
         "workloads": measured(chosen(opts), machine, effort, opts.contenders),
     }
     parts: dict[str, tuple[bool, Callable[[], Any]]] = {
         "growth": (opts.no_growth, lambda: grown(machine, Effort(3, 1, check=False))),
-        "allocator_keeps_memory": (opts.no_allocator, lambda: with_kept_memory(opts)),
+        "with_default_allocator": (opts.no_allocator, lambda: with_default_allocator(opts)),
     }
     if full and not opts.allocator_only:
         for name, (left_out, measure) in parts.items():
@@ -168,4 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if not any(name.startswith("MALLOC_") for name in os.environ):  # glibc reads them at its start
+        command_line = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
+        os.execve(sys.executable, command_line, environment(KEEPING))
     main()

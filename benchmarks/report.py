@@ -114,7 +114,7 @@ def _ratios(entries: Sequence[Entry], path: Path) -> Path:
     columns = 3
     lines = -(-len(entries) // columns)
     figure = Figure(figsize=(5 * columns, 2.1 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flat
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes, made in zip(panels, entries, strict=False):
         rows = [row for row in reversed(made["contenders"]) if "ratio" in row]
         low, middle, high = zip(*(row["ratio"] for row in rows), strict=True)
@@ -129,7 +129,7 @@ def _ratios(entries: Sequence[Entry], path: Path) -> Path:
         axes.set_title(made["workload"], fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in list(panels):
+    for axes in panels[len(entries) :]:
         axes.set_visible(False)
     figure.supxlabel("times as long as metanotes (median and quartiles)", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
