@@ -121,7 +121,10 @@ def environment(allocator: str) -> dict[str, str]:
 def allocator() -> str:
     """How the allocator of this process is set."""
     given = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")}
-    return next((name for name, chosen in ALLOCATORS.items() if chosen == given), str(given))
+    return next(
+        (name for name, chosen in ALLOCATORS.items() if chosen == given),
+        str(given or "as it comes"),
+    )
 
 
 def with_default_allocator(opts: argparse.Namespace) -> list[report.Entry]:
@@ -148,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     machine = Machine(opts.device, opts.threads)
     effort = Effort(opts.runs, opts.seconds, check=not opts.allocator_only)
     if opts.quick:
-        effort = Effort(2, 0)
+        effort = Effort(2, 0, warm=0)
     limits = machine.limits
     print(f"{machine.name}, {machine.threads} threads, torch {torch.__version__}")
     print(
@@ -162,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         "name": machine.slug,
         "title": "A meta-step beside other libraries",
         "command": command(arguments),
-        "machine": machine.describe() | {k: float(f"{v:.4g}") for k, v in limits.items()},
+        "machine": machine.describe(),
         "allocator": allocator(),
         "workloads": measured(chosen(opts), machine, effort, opts.contenders),
     }

@@ -85,12 +85,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds of all contenders, at least `runs`, then until `seconds`."""
+    """How long to measure.
+
+    Args:
+        runs: rounds of all contenders at least.
+        seconds: go on until so many have passed.
+        most: rounds at most.
+        check: compare the results first.
+        warm: further calls of small work before it is timed, for what is prepared at a second one.
+    """
 
     runs: int = 5
     seconds: float = 10.0
     most: int = 200
     check: bool = True
+    warm: int = 2
 
 
 class Machine:
@@ -156,10 +165,8 @@ class Machine:
         if not hasattr(libc, "malloc_trim"):
             return None  # not Linux with glibc
         libc.malloc_trim(0)
-        try:
-            Path("/proc/self/clear_refs").write_text(
-                "5"
-            )  # the highest value is now the present one
+        try:  # 5: the highest value so far is now the present one
+            Path("/proc/self/clear_refs").write_text("5")
         except OSError:
             return None
         before = _resident("VmRSS")
@@ -202,6 +209,9 @@ class Machine:
         return {
             "device": self.name,
             "threads": self.threads,
+            "product_gflop_per_s": round(self.limits["flops"] / 1e9, 1),
+            "copy_gb_per_s": round(self.limits["bytes"] / 1e9, 1),
+            "operation_us": round(1e6 * self.limits["dispatch"], 2),
             "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
         }
@@ -213,8 +223,10 @@ def _as_convolutions_round() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     if torch.cuda.is_available() and torch.backends.cudnn.allow_tf32:
         torch.set_float32_matmul_precision("high")
-    yield
-    torch.set_float32_matmul_precision(before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _resident(which: str) -> int:
@@ -256,8 +268,8 @@ def compare(
         with _excused(row):
             step = workload.contenders[name](work)
             row.first = machine.seconds(step)
-            if row.first < 0.5:  # small work: what is prepared at a second call is over, too
-                step(), step()
+            for _ in range(effort.warm if row.first < 0.5 else 0):
+                step()
             steps[name] = step
     order, draw = list(steps), random.Random(0)
     start = time.perf_counter()

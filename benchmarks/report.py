@@ -65,8 +65,11 @@ def table(made: Entry) -> str:
         if "ms" in row:
             low, middle, high = row["ms"]
             line += f"{middle:9.4g}  {f'({low:.4g} to {high:.4g})':20}"
-            low, middle, high = row.get("ratio", [float("nan")] * 3)
-            line += f"{middle:6.3g}  {f'({low:.3g} to {high:.3g})':18}"
+            if "ratio" in row:
+                low, middle, high = row["ratio"]
+                line += f"{middle:6.3g}  {f'({low:.3g} to {high:.3g})':18}"
+            else:
+                line += " " * 26
             line += f"{row['peak_mb']:7.1f}" if "peak_mb" in row else " " * 7
         if "error" in row:
             line += f"  {row['error']:7.0e}" + (" WRONG" if row["wrong"] else "")
@@ -99,7 +102,11 @@ def plots(record: dict[str, Any], folder: Path) -> list[Path]:
     matplotlib.rcParams["svg.hashsalt"] = "metanotes"
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    entries = [e for e in record["workloads"] if e["ratio_to"] == "metanotes"]
+    entries = [
+        made
+        for made in record["workloads"]
+        if made["ratio_to"] == "metanotes" and any("ratio" in row for row in made["contenders"])
+    ]
     if entries:
         drawn.append(_ratios(entries, folder / f"{record['name']}-ratios.svg"))
     if record.get("growth"):
@@ -139,6 +146,7 @@ def _ratios(entries: Sequence[Entry], path: Path) -> Path:
 def _growth(points: Sequence[dict[str, Any]], path: Path) -> Path:
     """Time and memory against tasks, steps and width."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     axes_names = list(dict.fromkeys(point["axis"] for point in points))
     figure = Figure(figsize=(4 * len(axes_names), 6), layout="constrained")
@@ -163,7 +171,7 @@ def _growth(points: Sequence[dict[str, Any]], path: Path) -> Path:
                 panel.plot(x, y, marker="o", ms=3, label=name)
                 panel.set(xlabel=axis, xscale="log", yscale="log", xticks=x, xticklabels=x)
                 panel.set_ylabel("time, ms" if quantity == "ms" else "peak memory, MB")
-                panel.minorticks_off()
+                panel.xaxis.set_minor_locator(NullLocator())
     panels[0][0].legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     return path

@@ -273,6 +273,6 @@ def growth(axis: str, value: int) -> Workload:
 def quick() -> list[Workload]:
     """Small work for the contenders that need nothing installed, to see that all runs."""
     return [
-        sine(tasks=3, steps=2, contenders=peers.BASIC),
+        sine(tasks=3, contenders=peers.BASIC),
         conv(tasks=2, width=8, contenders=peers.BASIC),
     ]

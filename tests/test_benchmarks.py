@@ -11,7 +11,7 @@ from benchmarks import peers, report, workloads
 from benchmarks.__main__ import command, main, settings
 from benchmarks.measure import Effort, Machine, Row, Workload, compare, count, quartiles
 
-ONCE = Effort(runs=1, seconds=0)
+ONCE = Effort(runs=1, seconds=0, warm=0)
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,6 @@ def test_contenders_agree_in_the_meta_gradient(machine, first_order):
         assert not row.wrong
         assert (row.error is None) == (name == peers.REFERENCE)
         assert len(row.seconds) == 1
-
-
-def test_metanotes_agrees_where_batch_normalisation_has_weights(machine):
-    ours = {
-        name: c for name, c in peers.ALL.items() if name in (peers.REFERENCE, peers.OURS)
-    } | workloads.CHECKPOINT
-    row = rows_of(workloads.conv(2, 2, "max", queries=2, width=4, contenders=ours), machine)
-    assert row["metanotes"].error < 1e-10
-    assert row["metanotes, checkpoint"].error < 1e-10
 
 
 def test_a_wrong_contender_is_timed_and_reported_as_wrong(machine):
@@ -154,6 +145,8 @@ def test_a_quick_run_prints_draws_and_records(tmp_path, capsys):
         assert {row["name"] for row in made["contenders"]} == set(peers.BASIC)
         for row in made["contenders"]:
             assert "note" not in row
+            # torch.func is wrong where batch normalisation has weights, as of torch 2.13.
+            assert row["name"] == "torch.func" or not row.get("wrong")
             assert row["ratio"][0] <= row["ratio"][1] <= row["ratio"][2]
         assert made["floor"]["gflop"] > 0
     assert [p.name for p in path.parent.iterdir()] == ["quick.json"]
