@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     machine = Machine(opts.device, opts.threads)
     effort = Effort(opts.runs, opts.seconds, check=not opts.allocator_only)
     if opts.quick:
-        effort = Effort(2, 0, warm=0)
+        effort = Effort(2, 0)
     limits = machine.limits
     print(f"{machine.name}, {machine.threads} threads, torch {torch.__version__}")
     print(
