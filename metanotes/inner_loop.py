@@ -17,8 +17,8 @@ The usual way round, an outer gradient of `vmap(grad(loss))`, is silently wrong 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -26,9 +26,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
 
+from metanotes.layers import TaskLayers
 from metanotes.learner import Learner, Loss, check_targets, cross_entropy
-from metanotes.task import Batch
+from metanotes.meta_step import Recording, meta_step
+from metanotes.randomness import cuda_devices, random_state, replayed
+from metanotes.task import Batch, Task, check_tasks
 from metanotes.update_rules import State, Theta, UpdateRule
 
 TaskLoss = Callable[[Theta, Tensor, Tensor], Tensor]  # theta of one task, x, y -> scalar
@@ -45,6 +49,34 @@ def over_tasks(function: Callable[..., Tensor], loop: bool) -> Callable[..., Ten
         return torch.stack([function(one[n], *(t[n] for t in tensors)) for n in tasks])
 
     return run
+
+
+class OneByOne(torch.autograd.Function):
+    """The losses of tasks, `[T]`, one by one, each pulled back before the next is worked out.
+
+    So the graph of one task is alive at a time. `OneByOne.apply(loss, names, x, y, *theta)`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: TaskLoss, names: list[str], x: Tensor, y: Tensor, *theta: Tensor
+    ) -> Tensor:
+        losses, gradients = [], []
+        for n in range(len(x)):
+            with torch.enable_grad():
+                one = _leaves({name: t[n] for name, t in zip(names, theta, strict=True)})
+                losses.append(loss(one, x[n], y[n]))
+                gradients.append(
+                    torch.autograd.grad(losses[-1], list(one.values()), materialize_grads=True)
+                )
+        ctx.save_for_backward(*map(torch.stack, zip(*gradients, strict=True)))
+        return torch.stack(losses).detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = (weights.view(-1, *[1] * (g.ndim - 1)) * g for g in ctx.saved_tensors)
+        return None, None, None, None, *gradients
 
 
 def trainable(module: nn.Module) -> Theta:
@@ -73,7 +105,15 @@ class Descent(NamedTuple):
 
     def start(self, phi: Theta) -> tuple[Theta, State]:
         """theta_0 of every task, which is phi with a task axis, and the rule's first state."""
-        theta = {name: p.expand(len(self.support.x), *p.shape) for name, p in phi.items()}
+        tasks = len(self.support.x)
+        # As in images, the channels of convolution weights lie side by side: no copies later on.
+        order = {4: torch.channels_last}
+        theta = {
+            name: p.contiguous(memory_format=order.get(p.ndim, torch.contiguous_format)).expand(
+                tasks, *p.shape
+            )
+            for name, p in phi.items()
+        }
         return theta, self.rule.init(theta)
 
     def step(self, theta: Theta, state: State, rule_phi: Theta) -> tuple[Theta, State]:
@@ -143,7 +183,7 @@ class _Descend(torch.autograd.Function):
         theta, state = descent.start(phi)
         for _ in range(descent.steps):
             inputs = _leaves(theta), tuple(_leaves(part) for part in state), _leaves(rule_phi)
-            random = _random_state(descent.support.x.device) if checkpoint else ()
+            random = random_state(descent.support.x.device) if checkpoint else ()
             with torch.set_grad_enabled(keep and not checkpoint):
                 outputs = descent.step(*inputs)
             if keep:
@@ -161,7 +201,7 @@ class _Descend(torch.autograd.Function):
         v_rule: list[Tensor | None] = [None] * len(rule_names)
         for (theta, state, rule_phi), outputs, random in reversed(ctx.trajectory):
             if outputs is None:
-                with _replayed(random, descent.support.x.device), torch.enable_grad():
+                with replayed(random, descent.support.x.device), torch.enable_grad():
                     outputs = descent.step(theta, state, rule_phi)
             ends = [*outputs[0].values(), *_flat(outputs[1])]
             pairs = [
@@ -186,26 +226,28 @@ def _leaves(theta: Theta) -> Theta:
     return {name: t.detach().requires_grad_() for name, t in theta.items()}
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    """Images `[N, C, H, W]` in the memory order N, H, W, C (vmap lacks `memory_format=`)."""
+    rows = x.movedim(-3, -1).clone(memory_format=torch.contiguous_format)
+    return rows.movedim(-1, -3)
+
+
 def _flat(state: State) -> list[Tensor]:
     return [t for part in state for t in part.values()]
 
 
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
+class Trial(NamedTuple):
+    """What a model does with the support set of one task.
 
+    Args:
+        output: the shape of its output for one example.
+        flops: floating-point operations of its forward pass.
+        random: whether it draws random numbers.
+    """
 
-def _random_state(device: torch.device) -> tuple[Tensor, ...]:
-    return torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in _cuda(device))
-
-
-@contextmanager
-def _replayed(state: tuple[Tensor, ...], device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers as from that state (dropout: the same masks), then go on."""
-    with torch.random.fork_rng(devices=_cuda(device)):
-        torch.set_rng_state(state[0])
-        for d, cuda_state in zip(_cuda(device), state[1:], strict=True):
-            torch.cuda.set_rng_state(cuda_state, d)
-        yield
+    output: torch.Size
+    flops: int
+    random: bool
 
 
 class InnerLoopLearner(Learner):
@@ -222,6 +264,8 @@ class InnerLoopLearner(Learner):
             differentiated any number of times rather than once.
         checkpoint: hold k copies of theta and compute each inner step again in the backward pass:
             less memory for more time, as in `torch.utils.checkpoint`.
+        compile: compile the meta-step with torch.compile: seconds to minutes once, for every shape
+            of the tasks. The model's forward may then depend on its tensors only.
 
     Raises:
         ValueError: the model has running statistics, or buffers that its forward writes to: they
@@ -245,6 +289,7 @@ class InnerLoopLearner(Learner):
         first_order: bool = False,
         keep_graph: bool = False,
         checkpoint: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__(loss)
         if steps < 0:
@@ -256,17 +301,43 @@ class InnerLoopLearner(Learner):
             )
         self.model, self.rule, self.steps = model, rule, steps
         self.first_order, self.keep_graph, self.checkpoint = first_order, keep_graph, checkpoint
-        self._output_shape: torch.Size | None = None  # of one example: found out at first use
+        self.compiled = compile
+        self._trials: dict[Hashable, Trial] = {}
+        self.recordings: dict[Hashable, Recording | None] = {}
         self._convolves = any(isinstance(module, _ConvNd) for module in model.modules())
+        self._task_layers = self._channels_last = False  # found out by `_try`
+
+    def forward(self, tasks: Task) -> Tensor:
+        """l^n, the loss on the query set after learning from the support set: `[T]`."""
+        check_tasks(tasks)
+        trial = self.trial(tasks.support)
+        for batch in tasks:
+            check_targets(self.loss, trial.output, batch.y)
+        if self.keep_graph or not torch.is_grad_enabled():
+            return self.query_losses(tasks)
+        return meta_step(self, tasks)
+
+    def query_losses(self, tasks: Task) -> Tensor:
+        """`forward`, plainly written: what each method fills in."""
+        theta = self._descend(tasks.support, self.steps)
+        x, y = tasks.query
+        if torch.is_grad_enabled() and not self.keep_graph and self._one_by_one(x):
+
+            def loss(theta: Theta, x: Tensor, y: Tensor) -> Tensor:
+                return self.loss(self._outputs(theta, x), y)
+
+            return OneByOne.apply(loss, list(theta), x, y, *theta.values())
+        return self.task_losses(self.predict(theta, x), y)
 
     def adapt(self, support: Batch, steps: int | None = None) -> Theta:
         """theta_k by name, tensors `[T, ...]`, after `steps` (default: the learner's) steps."""
         steps = self.steps if steps is None else steps
         if steps < 0:
             raise ValueError(f"steps={steps} must be 0 or more")
-        if self._output_shape is None:
-            self._output_shape = self._try(support)
-        check_targets(self.loss, self._output_shape, support.y)
+        check_targets(self.loss, self.trial(support).output, support.y)
+        return self._descend(support, steps)
+
+    def _descend(self, support: Batch, steps: int) -> Theta:
         descent = Descent(
             self.task_loss, self.rule, support, steps, self.first_order, not self.batchable
         )
@@ -276,12 +347,21 @@ class InnerLoopLearner(Learner):
 
     def predict(self, adapted: Theta, x: Tensor) -> Tensor:
         """f_theta(x) of every task: x `[T, M, ...]` to outputs `[T, M, ...]`."""
-        # Weights that differ between tasks make vmap's convolutions grouped ones, and on a CPU
-        # those are slower than one ordinary convolution a task.
-        loop = not self.batchable or (self._convolves and x.device.type == "cpu")
-        return over_tasks(lambda theta, x: functional_call(self.model, theta, (x,)), loop)(
-            adapted, x
-        )
+        return over_tasks(self._outputs, self._one_by_one(x))(adapted, x)
+
+    def _one_by_one(self, x: Tensor) -> bool:
+        """Whether to predict task by task.
+
+        Weights that differ between tasks make vmap's convolutions grouped ones. On a CPU, one
+        ordinary convolution a task is faster.
+        """
+        return not self.batchable or (self._convolves and not x.is_cuda)
+
+    def _outputs(self, theta: Theta, x: Tensor) -> Tensor:
+        """f_theta(x) of one task, on a CPU on images with their channels last: faster again."""
+        if self._channels_last and x.ndim == 4 and not x.is_cuda:
+            x = _channels_last(x)
+        return functional_call(self.model, theta, (x,))
 
     def train(self, mode: bool = True) -> Self:
         """As of any module; but layers with running statistics, which came frozen, stay frozen."""
@@ -301,28 +381,55 @@ class InnerLoopLearner(Learner):
 
     def task_loss(self, theta: Theta, x: Tensor, y: Tensor) -> Tensor:
         """l(theta) of one task: x `[N, ...]`, y `[N]` or `[N, ...]`, to a scalar."""
-        return self.loss(functional_call(self.model, theta, (x,)), y)
+        with TaskLayers() if self._task_layers else nullcontext():
+            return self.loss(functional_call(self.model, theta, (x,)), y)
 
-    def _try(self, support: Batch) -> torch.Size:
-        """Run the model once on one task, before any work: what it gives and what it can do."""
+    def trial(self, support: Batch) -> Trial:
+        """Run the model on one task, before any work: what it gives and what it can do."""
         x, y = support.x[:1], support.y[:1]
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda(x.device)):
+        key = self.training, x.shape, x.dtype, x.device
+        if key not in self._trials:
+            self._trials[key] = self._try(x, y)
+        return self._trials[key]
+
+    def _try(self, x: Tensor, y: Tensor) -> Trial:
+        with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(x.device)):
+            before = random_state(x.device)
             buffers = {name: b.clone() for name, b in self.model.named_buffers()}
-            outputs = functional_call(self.model, buffers, (x[0],))
+            with FlopCounterMode(display=False) as counter:
+                outputs = functional_call(self.model, buffers, (x[0],))
             written = [name for name, b in buffers.items() if b._version > 0]
             if written:
                 raise ValueError(
                     f"the model's forward writes to its buffers {written}: they would carry one "
                     "task into the next; use a module that keeps nothing (or model.eval())"
                 )
+            after = random_state(x.device)
+            random = not all(map(torch.equal, before, after))
             check_targets(self.loss, outputs.shape[1:], y)
             theta = {name: p.detach()[None] for name, p in self.phi().items()}
-            try:
-                over_tasks(self.task_loss, loop=False)(theta, x, y)
-            except (RuntimeError, NotImplementedError):  # no batching rule, or a branch on data
-                over_tasks(self.task_loss, loop=True)(theta, x, y)
-                self.batchable = False
-        return outputs.shape[1:]
+            layers = self._convolves and not x.is_cuda and not self.keep_graph
+            for self.batchable, self._task_layers in (
+                (True, layers),
+                (True, False),
+                (False, False),
+            ):
+                try:
+                    over_tasks(self.task_loss, not self.batchable)(theta, x, y)
+                    break
+                except (RuntimeError, NotImplementedError):  # no batching rule, a branch on data
+                    if not self.batchable:
+                        raise
+            self._channels_last = x.ndim == 5 and self._convolves and x.device.type == "cpu"
+            if self._channels_last:
+                try:
+                    self.model(_channels_last(x[0]))
+                except RuntimeError:  # a view() of what is no longer contiguous
+                    self._channels_last = False
+        return Trial(outputs.shape[1:], counter.get_total_flops(), random)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "recordings": {}}  # a recording can be neither copied nor saved
 
 
 def refuse_running_statistics(model: nn.Module) -> None:

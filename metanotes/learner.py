@@ -60,15 +60,11 @@ class Learner(nn.Module):
         """l^n, the loss on the query set after learning from the support set: `[T]`."""
         check_tasks(tasks)
         outputs = self.predict(self.adapt(tasks.support), tasks.query.x)
+        check_targets(self.loss, outputs.shape[2:], tasks.query.y)
         return self.task_losses(outputs, tasks.query.y)
 
     def task_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The loss of every task: outputs `[T, M, ...]`, y `[T, M]` or `[T, M, ...]`, to `[T]`.
-
-        Raises:
-            ValueError: a label outside the classes, or targets of another shape.
-        """
-        check_targets(self.loss, outputs.shape[2:], y)
+        """The loss of every task: outputs `[T, M, ...]`, y `[T, M]` or `[T, M, ...]`, to `[T]`."""
         return vmap(self.loss)(outputs, y)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from metanotes.inner_loop import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
-from metanotes.task import Task, check_tasks
+from metanotes.task import Task
 from metanotes.update_rules import Sgd, positive
 
 
@@ -31,7 +31,7 @@ class MAML(InnerLoopLearner):
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
         first_order: FOMAML, without second derivatives.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
-        keep_graph, checkpoint: see `InnerLoopLearner`.
+        keep_graph, checkpoint, compile: see `InnerLoopLearner`.
 
     Raises:
         ValueError: see `InnerLoopLearner`.
@@ -55,9 +55,10 @@ class MAML(InnerLoopLearner):
         loss: Loss = cross_entropy,
         keep_graph: bool = False,
         checkpoint: bool = False,
+        compile: bool = False,
     ) -> None:
         rule = Sgd(positive("inner_lr", inner_lr))
-        super().__init__(model, rule, steps, loss, first_order, keep_graph, checkpoint)
+        super().__init__(model, rule, steps, loss, first_order, keep_graph, checkpoint, compile)
 
 
 class Pretrained(InnerLoopLearner):
@@ -85,9 +86,8 @@ class Pretrained(InnerLoopLearner):
     ) -> None:
         super().__init__(model, Sgd(positive("inner_lr", inner_lr)), steps, loss)
 
-    def forward(self, tasks: Task) -> Tensor:
+    def query_losses(self, tasks: Task) -> Tensor:
         """l^n(phi), the loss before any learning, on all data of every task: `[T]`."""
-        check_tasks(tasks)
         x = torch.cat([tasks.support.x, tasks.query.x], 1)
         y = torch.cat([tasks.support.y, tasks.query.y], 1)
-        return self.task_losses(self.predict(self.adapt(tasks.support, steps=0), x), y)
+        return self.task_losses(self.predict(self._descend(tasks.support, steps=0), x), y)

@@ -1,0 +1,31 @@
+"""Random numbers that are drawn a second time, for work that is done a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+RandomState = tuple[Tensor, ...]
+
+
+def cuda_devices(device: torch.device) -> list[torch.device]:
+    """The device, if it has a generator of its own."""
+    return [device] if device.type == "cuda" else []
+
+
+def random_state(device: torch.device) -> RandomState:
+    """The state of the global generators that work on this device draws from."""
+    return torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda_devices(device))
+
+
+@contextmanager
+def replayed(state: RandomState, device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers as from that state (dropout: the same masks), then go on."""
+    with torch.random.fork_rng(devices=cuda_devices(device)):
+        torch.set_rng_state(state[0])
+        for d, cuda_state in zip(cuda_devices(device), state[1:], strict=True):
+            torch.cuda.set_rng_state(cuda_state, d)
+        yield
