@@ -6,7 +6,7 @@ A new one is a `Workload`: its name, a function that makes the work, and its con
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,10 @@ LIGHT: Contenders = {
     name: peers.ALL[name] for name in (peers.REFERENCE, "learn2learn", "TorchOpt", peers.OURS)
 }
 
-COMPILED: Contenders = {"torch.func, compiled": peers.torch_func_compiled}
+COMPILED: Contenders = {
+    "torch.func, compiled": peers.torch_func_compiled,
+    "metanotes, compiled": partial(peers.metanotes, compile=True),
+}
 CHECKPOINT: Contenders = {"metanotes, checkpoint": peers.metanotes_checkpoint}
 
 

@@ -54,7 +54,7 @@ class Convolution(Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.stride, ctx.padding = stride, padding
-        patches = _patches(x, w.shape[-2:], stride, padding)
+        patches = _patches(x, (w.shape[3], w.shape[4]), stride, padding)
         tasks, images, height, width = patches.shape[:4]
         y = patches.reshape(tasks, images * height * width, -1) @ _matrix(w).mT
         return y.view(tasks, images, height, width, -1).permute(0, 1, 4, 2, 3)

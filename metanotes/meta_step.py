@@ -104,9 +104,11 @@ def keep_freed_memory() -> None:
 
 def recording(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Recording | None:
     """The recording to play for these tasks, if there should be one."""
-    small = not is_large(learner, tasks) and not learner.checkpoint
-    known = fingerprint(learner) if small or learner.compiled else None
-    if known is None and not learner.compiled:
+    if learner.compiled:
+        known: Hashable = learner.training  # and nothing else, as its user has promised
+    elif is_large(learner, tasks) or learner.checkpoint:
+        return None
+    elif (known := fingerprint(learner)) is None:
         return None
     tensors = [*own, *tasks.support, *tasks.query]
     kind = [(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors]
@@ -171,7 +173,13 @@ def record(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Recordi
         simplify(graph, inputs)
     if learner.compiled:  # on a GPU in one CUDA graph
         return torch.compile(graph, mode="reduce-overhead" if devices else None)
-    return graph.forward
+
+    def play(*tensors: Tensor) -> list[Any]:
+        with torch.inference_mode():  # no bookkeeping for autograd
+            losses, *gradient = graph.forward(*tensors)
+        return [losses.clone(), *gradient]
+
+    return play
 
 
 VIEWS = tuple(
@@ -278,8 +286,9 @@ class _MetaStep(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
         phi = ctx.saved_tensors  # an error, where phi has been changed in place since
-        if bool((weights == weights[0]).all()):  # the mean or the sum, nearly always
-            gradient = [None if g is None else g * weights[0] for g in ctx.gradient]
+        each = weights.tolist()
+        if len(set(each)) == 1:  # the mean or the sum, nearly always
+            gradient = [None if g is None else g * each[0] for g in ctx.gradient]
         else:
             with replayed(ctx.random, weights.device):
                 learner = replica(ctx.learner, ctx.own)
