@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metanotes.layers import TaskLayers
 from metanotes.learner import Learner, Loss, check_targets, cross_entropy
-from metanotes.meta_step import Recording, meta_step
+from metanotes.meta_step import Recording, meta_step, replica
 from metanotes.randomness import cuda_devices, random_state, replayed
 from metanotes.task import Batch, Task, check_tasks
 from metanotes.update_rules import State, Theta, UpdateRule
@@ -243,11 +243,13 @@ class Trial(NamedTuple):
         output: the shape of its output for one example.
         flops: floating-point operations of its forward pass.
         random: whether it draws random numbers.
+        copies: whether it can be copied, so that two threads may work with it.
     """
 
     output: torch.Size
     flops: int
     random: bool
+    copies: bool
 
 
 class InnerLoopLearner(Learner):
@@ -265,7 +267,8 @@ class InnerLoopLearner(Learner):
         checkpoint: hold k copies of theta and compute each inner step again in the backward pass:
             less memory for more time, as in `torch.utils.checkpoint`.
         compile: compile the meta-step with torch.compile: seconds to minutes once, for every shape
-            of the tasks. The model's forward may then depend on its tensors only.
+            of the tasks. The model's forward may then depend on its tensors only. It pays for small
+            networks and on a GPU; convolutions on a CPU are left as they are.
 
     Raises:
         ValueError: the model has running statistics, or buffers that its forward writes to: they
@@ -321,7 +324,7 @@ class InnerLoopLearner(Learner):
         """`forward`, plainly written: what each method fills in."""
         theta = self._descend(tasks.support, self.steps)
         x, y = tasks.query
-        if torch.is_grad_enabled() and not self.keep_graph and self._one_by_one(x):
+        if torch.is_grad_enabled() and not self.keep_graph and self.one_by_one(x):
 
             def loss(theta: Theta, x: Tensor, y: Tensor) -> Tensor:
                 return self.loss(self._outputs(theta, x), y)
@@ -347,9 +350,9 @@ class InnerLoopLearner(Learner):
 
     def predict(self, adapted: Theta, x: Tensor) -> Tensor:
         """f_theta(x) of every task: x `[T, M, ...]` to outputs `[T, M, ...]`."""
-        return over_tasks(self._outputs, self._one_by_one(x))(adapted, x)
+        return over_tasks(self._outputs, self.one_by_one(x))(adapted, x)
 
-    def _one_by_one(self, x: Tensor) -> bool:
+    def one_by_one(self, x: Tensor) -> bool:
         """Whether to predict task by task.
 
         Weights that differ between tasks make vmap's convolutions grouped ones. On a CPU, one
@@ -426,7 +429,12 @@ class InnerLoopLearner(Learner):
                     self.model(_channels_last(x[0]))
                 except RuntimeError:  # a view() of what is no longer contiguous
                     self._channels_last = False
-        return Trial(outputs.shape[1:], counter.get_total_flops(), random)
+        try:
+            replica(self)
+            copies = True
+        except Exception:  # a lock, an open file: anything may refuse to be copied
+            copies = False
+        return Trial(outputs.shape[1:], counter.get_total_flops(), random, copies)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "recordings": {}}  # a recording can be neither copied nor saved

@@ -15,6 +15,7 @@ in the order T, O, kh, kw, C: as matrix products take and write them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,11 +31,17 @@ Pair = tuple[int, int]
 # ------------------------------------------------------------------------------- convolution
 
 
-def _patches(x: Tensor, size: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """x `[T, N, C, H, W]` to the patches under the kernel, `[T, N, H', W', kh, kw, C]`."""
-    (kh, kw), (sh, sw), (ph, pw) = size, stride, padding
-    x = F.pad(x.permute(0, 1, 3, 4, 2), (0, 0, pw, pw, ph, ph))
-    return x.unfold(2, kh, sh).unfold(3, kw, sw).permute(0, 1, 2, 3, 5, 6, 4)
+def _patches(x: Tensor, size: Pair, stride: Pair) -> Tensor:
+    """x `[T, N, H, W, C]` to its patches under the kernel, `[T, N, H', W', kh, kw, C]`, a view."""
+    return (
+        x.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1]).permute(0, 1, 2, 3, 5, 6, 4)
+    )
+
+
+def _padded(x: Tensor, padding: Pair) -> Tensor:
+    """`[T, N, C, H, W]` to `[T, N, H + 2 ph, W + 2 pw, C]`."""
+    (ph, pw), x = padding, x.permute(0, 1, 3, 4, 2)
+    return F.pad(x, (0, 0, pw, pw, ph, ph)) if ph or pw else x
 
 
 def _rows(g: Tensor) -> Tensor:
@@ -54,7 +61,7 @@ class Convolution(Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.stride, ctx.padding = stride, padding
-        patches = _patches(x, (w.shape[3], w.shape[4]), stride, padding)
+        patches = _patches(_padded(x, padding), (w.shape[3], w.shape[4]), stride)
         tasks, images, height, width = patches.shape[:4]
         y = patches.reshape(tasks, images * height * width, -1) @ _matrix(w).mT
         return y.view(tasks, images, height, width, -1).permute(0, 1, 4, 2, 3)
@@ -77,13 +84,15 @@ class InputGradient(Function):
     ) -> Tensor:
         ctx.save_for_backward(g, w)
         ctx.stride, ctx.padding = stride, padding
-        (tasks, images, channels, height, width), (kh, kw) = shape, w.shape[-2:]
-        (sh, sw), (ph, pw), (rows, cols) = stride, padding, g.shape[-2:]
-        patches = (_rows(g) @ _matrix(w)).view(tasks, images, rows, cols, kh, kw, channels)
+        tasks, images, channels, height, width = shape
+        (kh, kw), (ph, pw) = (w.shape[3], w.shape[4]), padding
         x = g.new_zeros(tasks, images, height + 2 * ph, width + 2 * pw, channels)
-        for i in range(kh):
-            for j in range(kw):
-                x[:, :, i : i + sh * rows : sh, j : j + sw * cols : sw] += patches[..., i, j, :]
+        patches = _patches(x, (kh, kw), stride)
+        parts = (_rows(g) @ _matrix(w)).view(patches.shape)
+        # Patches overlap, but not those at one place of the kernel: nine additions for 3 x 3.
+        for to_row, row in zip(patches.unbind(4), parts.unbind(4), strict=True):
+            for to, part in zip(to_row.unbind(4), row.unbind(4), strict=True):
+                to += part
         return x[:, :, ph : ph + height, pw : pw + width].permute(0, 1, 4, 2, 3)
 
     @staticmethod
@@ -105,7 +114,7 @@ class WeightGradient(Function):
         ctx.save_for_backward(x, g)
         ctx.stride, ctx.padding = stride, padding
         tasks, out, channels, kh, kw = shape
-        patches = _patches(x, (kh, kw), stride, padding)
+        patches = _patches(_padded(x, padding), (kh, kw), stride)
         rows = _rows(g)
         w = rows.mT @ patches.reshape(tasks, rows.shape[1], -1)  # [T, O, kh kw C]
         return w.view(tasks, out, kh, kw, channels).permute(0, 1, 4, 2, 3)
@@ -217,16 +226,14 @@ class _Vmapped(Function):
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], layer: Any, *inputs: Any) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], layer: Callable[..., Tensor], *inputs: Tensor
+    ) -> tuple[Tensor, int]:
         inside = [
-            value
-            if not isinstance(value, Tensor)
-            else value.expand(info.batch_size, *value.shape)
-            if dim is None
-            else value.movedim(dim, 0)
-            for value, dim in zip(inputs, in_dims[1:], strict=True)
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(inputs, in_dims[1:], strict=True)
         ]
-        return layer.apply(*inside), 0
+        return layer(*inside), 0
 
 
 class TaskLayers(TorchFunctionMode):
@@ -259,7 +266,11 @@ def _convolution(
     simple = not isinstance(padding, str) and x.ndim == 4 and groups == 1
     if not simple or tuple(dilation) != (1, 1):
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    y = _Vmapped.apply(Convolution, x, weight, tuple(stride), tuple(padding))
+
+    def layer(x: Tensor, weight: Tensor) -> Tensor:
+        return Convolution.apply(x, weight, tuple(stride), tuple(padding))
+
+    y = _Vmapped.apply(layer, x, weight)
     return y if bias is None else y + bias[:, None, None]
 
 
@@ -275,4 +286,4 @@ def _normalisation(
 ) -> Tensor:
     if not training or running_mean is not None or x.ndim != 4 or weight is None or bias is None:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _Vmapped.apply(Normalisation, x, weight, bias, eps)
+    return _Vmapped.apply(lambda *inputs: Normalisation.apply(*inputs, eps), x, weight, bias)

@@ -21,10 +21,11 @@ import os
 import platform
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from metanotes.inner_loop import InnerLoopLearner
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
+KEPT = 16  # recordings of a learner; of more shapes of tasks than that, the first are forgotten
 GROUP = 8  # tasks worked on at once on one core: enough to batch, few enough for its cache
 
-L = TypeVar("L", bound=Learner)
+L = TypeVar("L", bound="InnerLoopLearner")
 R = TypeVar("R")
 Gradient = list[Tensor | None]
 Recording = Callable[..., list[Any]]
@@ -64,7 +66,8 @@ def side_by_side(learner: L, tasks: Task, work: Callable[[L, Task], R]) -> list[
     All threads on one operation after the other would wait for each other at every one of them.
     """
     count, threads = len(tasks.support.x), torch.get_num_threads()
-    parts = min(count, threads * -(-count // (GROUP * threads)))
+    size = GROUP // 2 if learner.checkpoint else GROUP
+    parts = min(count, threads * -(-count // (size * threads)))
     split = [[t.tensor_split(parts) for t in batch] for batch in tasks]
     groups = [Task(*(Batch(x[i], y[i]) for x, y in split)) for i in range(parts)]
     keep_freed_memory()
@@ -84,6 +87,7 @@ def side_by_side(learner: L, tasks: Task, work: Callable[[L, Task], R]) -> list[
         torch.set_num_threads(threads)  # threads to come ask for the number that was set last
 
 
+@cache
 def keep_freed_memory() -> None:
     """Ask glibc to keep large freed blocks for the next step.
 
@@ -104,16 +108,21 @@ def keep_freed_memory() -> None:
 
 def recording(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Recording | None:
     """The recording to play for these tasks, if there should be one."""
-    if learner.compiled:
-        known: Hashable = learner.training  # and nothing else, as its user has promised
-    elif is_large(learner, tasks) or learner.checkpoint:
+    copies = learner.trial(tasks.support).copies
+    if is_large(learner, tasks) or learner.one_by_one(tasks.query.x) or not copies:
         return None
-    elif (known := fingerprint(learner)) is None:
+    if learner.checkpoint:  # the random numbers that it draws again cannot be recorded
+        return None
+    # Who compiles has promised that nothing else matters.
+    known = learner.training if learner.compiled else fingerprint(learner)
+    if known is None:
         return None
     tensors = [*own, *tasks.support, *tasks.query]
     kind = [(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors]
-    key = (known, *kind, torch.is_autocast_enabled(tasks.support.x.device.type))
+    key = (known, *kind, *_autocast(tasks))
     if key not in learner.recordings:
+        if len(learner.recordings) == KEPT:
+            del learner.recordings[next(iter(learner.recordings))]
         learner.recordings[key] = None
         if not learner.compiled:  # to record takes as long as many steps: not for a single one
             return None
@@ -136,12 +145,16 @@ def fingerprint(learner: Learner) -> Hashable:
         return None
     parts: list[Any] = [learner.loss]
     for module in learner.modules():
-        kind, hooks = type(module), (module._forward_hooks, module._forward_pre_hooks)
-        if any(hooks) or not kind.__module__.startswith(("torch.nn.modules.", "metanotes.")):
+        kind = type(module)
+        if _hooked(module) or not kind.__module__.startswith(("torch.nn.modules.", "metanotes.")):
             return None
         parts.append(kind)
         parts += [value for value in vars(module).values() if type(value) in PLAIN]
     return tuple(parts)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def record(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Recording:
@@ -237,9 +250,16 @@ def simplify(graph: GraphModule, inputs: list[Tensor]) -> None:
 
 
 def is_large(learner: InnerLoopLearner, tasks: Task) -> bool:
-    """Whether to work side by side: on a CPU, and where no random numbers have an order to keep."""
+    """Whether to work side by side: on a CPU, where nothing depends on the order of the tasks."""
     trial = learner.trial(tasks.support)
-    return tasks.support.x.device.type == "cpu" and trial.flops > LARGE and not trial.random
+    ordered = trial.random or not trial.copies or any(map(_hooked, learner.modules()))
+    cpu = tasks.support.x.device.type == "cpu" and not _autocast(tasks)[0]
+    return cpu and trial.flops > LARGE and not ordered
+
+
+def _autocast(tasks: Task) -> tuple[bool, torch.dtype]:
+    kind = tasks.support.x.device.type
+    return torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
 
 def losses_and_gradient(

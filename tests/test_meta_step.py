@@ -1,0 +1,344 @@
+"""However a meta-step is worked out, it is the same meta-step."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import metanotes.meta_step
+from metanotes import MAML, Adam, Batch, Task, evaluate, mse
+from metanotes.inner_loop import InnerLoopLearner
+from metanotes.meta_step import record
+from metanotes.nets import conv4, mlp
+from tests.plainly import (
+    MODELS,
+    image_tasks,
+    meta_gradient,
+    plain_loop,
+    relative_error,
+    shaken,
+    vector_tasks,
+)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def side_by_side(two_threads, monkeypatch):
+    """Everything is large, in groups of 2 tasks; gives the number of groups that were worked on."""
+    monkeypatch.setattr(metanotes.meta_step, "LARGE", -1)
+    monkeypatch.setattr(metanotes.meta_step, "GROUP", 2)
+    groups = []
+    work = metanotes.meta_step.losses_and_gradient
+    monkeypatch.setattr(
+        metanotes.meta_step,
+        "losses_and_gradient",
+        lambda learner, tasks, weights=None: (
+            groups.append((len(tasks.support.x), threading.get_ident())),
+            work(learner, tasks, weights),
+        )[1],
+    )
+    return groups
+
+
+# ------------------------------------------------------------------------------- side by side
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_groups_side_by_side_give_the_gradient_of_the_plain_loop(name, side_by_side):
+    tasks, model = image_tasks(tasks=5), shaken(MODELS[name]())
+    learner = MAML(model, inner_lr=0.1, steps=2)
+    expected = plain_loop(model, tasks, 0.1, 2, learner.loss)
+    first = meta_gradient(learner, tasks)
+    assert relative_error(first, expected) < 1e-10
+    assert sorted(size for size, _ in side_by_side) == [1, 1, 1, 2]
+    assert threading.get_ident() not in {thread for _, thread in side_by_side}
+    assert all(map(torch.equal, meta_gradient(learner, tasks), first))  # and once more, bit by bit
+    assert torch.get_num_threads() == 2
+
+
+def test_the_losses_keep_the_order_of_the_tasks(side_by_side):
+    tasks, model = vector_tasks(tasks=7), shaken(mlp(2, 4, 1))
+    learner = MAML(model, inner_lr=0.1, steps=2, loss=mse)
+    together = learner(tasks)
+    with torch.no_grad():
+        torch.testing.assert_close(together.detach(), learner(tasks), rtol=1e-12, atol=0)
+
+
+def test_real_work_is_found_large_and_small_work_small(two_threads):
+    images, sines = image_tasks(tasks=2), vector_tasks()
+    conv = MAML(conv4(5).double(), inner_lr=0.1)
+    small = MAML(mlp(2, 4, 1).double(), inner_lr=0.1, loss=mse)
+    assert metanotes.meta_step.is_large(conv, images)
+    assert not metanotes.meta_step.is_large(small, sines)
+
+
+@pytest.mark.parametrize("reason", ["dropout", "a hook", "a lock"])
+def test_what_may_not_be_divided_is_not(reason, side_by_side):
+    model = shaken(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)))
+    calls = []
+    if reason == "dropout":
+        model.insert(2, nn.Dropout(0.3))
+    elif reason == "a hook":
+        model.register_forward_hook(lambda *_: calls.append(threading.get_ident()))
+    else:
+        model.lock = threading.Lock()
+    learner = MAML(model, inner_lr=0.1, loss=mse)
+    for _ in range(3):
+        meta_gradient(learner, vector_tasks(tasks=5))
+    assert {size for size, _ in side_by_side} == {5}
+    assert set(calls) <= {threading.get_ident()}
+    assert reason != "a hook" or len(calls) >= 6
+
+
+def test_evaluation_side_by_side_is_that_of_one_thread(two_threads, monkeypatch):
+    tasks = image_tasks(tasks=5)
+    learner = MAML(shaken(conv4(5, channels=4)), inner_lr=0.1, steps=2)
+    scores = []
+    for large in (1e12, -1):
+        monkeypatch.setattr(metanotes.meta_step, "LARGE", large)
+        for transductive in (False, True):
+            score = evaluate(
+                learner, lambda n: tasks, 5, transductive=transductive, metric=learner.loss
+            )
+            scores.append(score.values)
+    torch.testing.assert_close(scores[:2], scores[2:], rtol=1e-10, atol=0)
+
+
+# -------------------------------------------------------------------------------- recordings
+
+
+def is_recorded(learner: InnerLoopLearner) -> bool:
+    return any(play is not None for play in learner.recordings.values())
+
+
+def networks() -> dict[str, nn.Module]:
+    tied = mlp(2, 6, 6, 6, 1)
+    tied[4].weight = tied[2].weight
+    frozen = mlp(2, 6, 6, 1)
+    frozen[0].requires_grad_(False)
+    return {
+        "multi-layer perceptron": mlp(2, 6, 1),
+        "layer norm": nn.Sequential(nn.Linear(2, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 1)),
+        "dropout": nn.Sequential(nn.Linear(2, 9), nn.Tanh(), nn.Dropout(0.4), nn.Linear(9, 1)),
+        "in place": nn.Sequential(nn.Linear(2, 6), nn.ReLU(inplace=True), nn.Linear(6, 1)),
+        "shared weights": tied,
+        "frozen parameters": frozen,
+        "batch norm": nn.Sequential(
+            nn.Linear(2, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 1)
+        ),
+    }
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+@pytest.mark.parametrize("name", networks())
+def test_a_recording_gives_every_bit_of_what_it_recorded(name, rule):
+    model = shaken(networks()[name])
+    learner = MAML(model, inner_lr=0.1, steps=3, loss=mse)
+    if rule == "adam":
+        learner = InnerLoopLearner(model, Adam(0.01), steps=3, loss=mse)
+    learner.trial(vector_tasks().support)
+    gradients = []
+    for scale in (1, 1, 1, 2):
+        torch.manual_seed(5)
+        tasks = vector_tasks()
+        tasks = tasks._replace(query=Batch(tasks.query.x * scale, tasks.query.y))
+        gradients.append([g.clone() for g in meta_gradient(learner, tasks)])
+    assert is_recorded(learner)
+    for played in gradients[1:3]:
+        assert all(map(torch.equal, played, gradients[0]))
+    fresh = MAML(model, 0.1, 3, loss=mse)
+    if rule == "adam":
+        fresh = InnerLoopLearner(model, Adam(0.01), steps=3, loss=mse)
+    fresh.trial(tasks.support)
+    torch.manual_seed(5)
+    assert all(map(torch.equal, gradients[3], meta_gradient(fresh, tasks)))  # of other tasks, too
+
+
+def test_a_recording_follows_phi_and_frozen_parameters_and_settings():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ELU(), nn.Dropout(0.5), nn.Linear(4, 1)).double()
+    model[0].requires_grad_(False)
+    learner, tasks = MAML(model, inner_lr=0.1, steps=2, loss=mse).eval(), vector_tasks()
+
+    def check() -> None:
+        for _ in range(3):
+            torch.manual_seed(1)
+            ours = meta_gradient(learner, tasks)
+        if not model[2].training:
+            assert relative_error(ours, plain_loop(model, tasks, 0.1, 2, mse)) < 1e-10
+        torch.manual_seed(1)
+        fresh = MAML(model, 0.1, 2, loss=mse).train(learner.training)
+        fresh.trial(tasks.support)
+        torch.manual_seed(1)
+        assert all(map(torch.equal, ours, meta_gradient(fresh, tasks)))
+
+    check()
+    assert is_recorded(learner)
+    with torch.no_grad():
+        model[3].weight += 0.1
+    check()
+    with torch.no_grad():
+        model[0].weight += 0.1
+    check()
+    model[1].alpha = 0.3
+    check()
+    model[3].bias.requires_grad_(False)
+    check()
+    learner.train()
+    check()
+
+
+class Cooling(nn.Linear):
+    """Looks at more than its tensors."""
+
+    temperature = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / self.temperature
+
+
+def test_a_readers_module_is_never_recorded():
+    model, tasks = Cooling(2, 1).double(), vector_tasks()
+    learner = MAML(model, inner_lr=0.1, loss=mse)
+    for temperature in (1.0, 1.0, 2.0, 4.0):
+        model.temperature = temperature
+        expected = plain_loop(model, tasks, 0.1, 1, mse)
+        assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
+    assert not is_recorded(learner)
+
+
+def test_a_readers_loss_is_never_recorded():
+    weight = [1.0]
+    learner = MAML(mlp(2, 4, 1), 0.1, loss=lambda out, y: weight[0] * mse(out, y))
+    tasks = Task(*(Batch(*(t.float() for t in batch)) for batch in vector_tasks()))
+    before = [learner(tasks).sum().item() for _ in range(3)][-1]
+    weight[0] = 3.0
+    assert learner(tasks).sum().item() > 1.5 * before
+
+
+def test_recording_leaves_out_what_changes_nothing():
+    learner, tasks = MAML(mlp(2, 6, 6, 1), inner_lr=0.1, steps=2, loss=mse), vector_tasks()
+    tasks = Task(*(Batch(*(t.float() for t in batch)) for batch in tasks))
+    own, counts = [*learner.parameters()], []
+    simplify = metanotes.meta_step.simplify
+
+    def counting(graph, inputs):
+        counts.append(len(graph.graph.nodes))
+        simplify(graph, inputs)
+        counts.append(len(graph.graph.nodes))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metanotes.meta_step, "simplify", counting)
+        record(learner, tasks, own)
+    assert counts[1] < 0.75 * counts[0]
+
+
+def test_recordings_are_forgotten_one_by_one():
+    learner = MAML(mlp(2, 1).double(), inner_lr=0.1, loss=mse)
+    for shots in range(1, 40):
+        learner(vector_tasks(shots=shots))
+    assert len(learner.recordings) == metanotes.meta_step.KEPT
+
+
+def test_a_learner_with_recordings_can_be_copied_and_saved():
+    learner, tasks = MAML(mlp(2, 4, 1).double(), inner_lr=0.1, loss=mse), vector_tasks()
+    for _ in range(3):
+        expected = meta_gradient(learner, tasks)
+    for twin in (copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))):
+        assert not twin.recordings
+        assert all(map(torch.equal, meta_gradient(twin, tasks), expected))
+    assert is_recorded(learner)
+
+
+# --------------------------------------------------------------------------- backward, options
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_unequal_weights_and_the_same_dropout_masks(large, two_threads, monkeypatch):
+    monkeypatch.setattr(metanotes.meta_step, "LARGE", -1 if large else 1e12)
+    model = shaken(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.4), nn.Linear(8, 1)))
+    tasks, phi = vector_tasks(), list(model.parameters())
+    learner = MAML(model, inner_lr=0.2, steps=2, loss=mse)
+    kept = MAML(model, inner_lr=0.2, steps=2, loss=mse, keep_graph=True)
+    weights = torch.tensor([0.1, 2.0, -1.0, 0.5]).double()
+    learner.trial(tasks.support), kept.trial(tasks.support)
+    for _ in range(3):
+        gradients = []
+        for which in (learner, kept):
+            torch.manual_seed(7)
+            gradients.append(torch.autograd.grad((weights * which(tasks)).sum(), phi))
+        assert relative_error(*gradients) < 1e-10
+
+
+def test_phi_may_not_change_between_the_losses_and_their_gradient():
+    learner = MAML(mlp(2, 4, 1).double(), inner_lr=0.1, loss=mse)
+    loss = learner(vector_tasks()).mean()
+    with torch.no_grad():
+        next(learner.parameters()).add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_gradients_accumulate_and_losses_stay_what_they_were():
+    learner, tasks = MAML(mlp(2, 4, 1).double(), inner_lr=0.1, loss=mse), vector_tasks()
+    losses = [learner(tasks) for _ in range(4)]
+    once = [g.clone() for g in meta_gradient(learner, tasks)]
+    for loss in losses:
+        loss.mean().backward()
+    for p, g in zip(learner.parameters(), once, strict=True):
+        torch.testing.assert_close(p.grad, 4 * g)
+    assert all(torch.equal(loss, losses[0]) for loss in losses)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of torch.compile's own making
+def test_a_compiled_meta_step_gives_the_same_gradient():
+    tasks, model = vector_tasks(), shaken(mlp(2, 6, 1))
+    learner = MAML(model, inner_lr=0.1, steps=2, loss=mse, compile=True)
+    for _ in range(2):
+        ours = meta_gradient(learner, tasks)
+        assert relative_error(ours, plain_loop(model, tasks, 0.1, 2, mse)) < 1e-10
+        with torch.no_grad():
+            model[0].weight += 0.1
+    assert is_recorded(learner)
+
+
+def test_autocast_is_obeyed_recorded_or_not():
+    model = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 1))
+    tasks = Task(*(Batch(*(t.float() for t in batch)) for batch in vector_tasks()))
+    learner = MAML(model, inner_lr=0.1, steps=2, loss=mse)
+    exact = [meta_gradient(learner, tasks) for _ in range(3)][-1]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = [meta_gradient(learner, tasks) for _ in range(3)]
+    assert all(map(torch.equal, rough[0], rough[2]))
+    assert 1e-5 < relative_error(rough[0], exact) < 0.05
+    assert all(map(torch.equal, meta_gradient(learner, tasks), exact))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
+def test_on_a_gpu_too(compile):
+    model, tasks = shaken(conv4(5, channels=8)), image_tasks()
+    expected = plain_loop(model, tasks, 0.1, 2, MAML(model, 0.1).loss)
+    learner = MAML(model.cuda(), inner_lr=0.1, steps=2, compile=compile)
+    on_gpu = Task(*(Batch(*(t.cuda() for t in batch)) for batch in tasks))
+    for _ in range(3):
+        assert relative_error([g.cpu() for g in meta_gradient(learner, on_gpu)], expected) < 1e-9
+
+
+def test_nothing_is_recorded_without_gradients():
+    learner = MAML(mlp(2, 4, 1).double(), inner_lr=0.1, loss=mse)
+    with torch.no_grad():
+        for _ in range(3):
+            assert not learner(vector_tasks()).requires_grad
+    assert not learner.recordings
