@@ -44,6 +44,30 @@ def _padded(x: Tensor, padding: Pair) -> Tensor:
     return F.pad(x, (0, 0, pw, pw, ph, ph)) if ph or pw else x
 
 
+def _many(rows: int, channels: int) -> bool:
+    """Whether one ordinary convolution a task beats a matrix product for all tasks."""
+    return rows >= 512 and channels >= 16
+
+
+def _each(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """`function` of one task after the other, on a CPU; images and weights with channels last."""
+    results = [function(*(t[n] for t in tensors)) for n in range(len(tensors[0]))]
+    stacked = torch.stack([result.permute(0, 2, 3, 1) for result in results])
+    return stacked.permute(0, 1, 4, 2, 3)
+
+
+def _backward(
+    g: Tensor, x: Tensor, w: Tensor, stride: Pair, padding: Pair, which: list[bool]
+) -> tuple[Tensor, ...]:
+    """torch's own gradients of one convolution, which look at the shapes only of what they give."""
+    backward = torch.ops.aten.convolution_backward
+    return backward(g, x, w, None, stride, padding, (1, 1), False, (0, 0), 1, which)
+
+
+def _unset(like: Tensor, *shape: int) -> Tensor:
+    return like.new_empty(shape).contiguous(memory_format=torch.channels_last)
+
+
 def _rows(g: Tensor) -> Tensor:
     """`[T, N, C, H, W]` to `[T, N H W, C]`."""
     return g.permute(0, 1, 3, 4, 2).reshape(len(g), -1, g.shape[2])
@@ -63,6 +87,8 @@ class Convolution(Function):
         ctx.stride, ctx.padding = stride, padding
         patches = _patches(_padded(x, padding), (w.shape[3], w.shape[4]), stride)
         tasks, images, height, width = patches.shape[:4]
+        if _many(images * height * width, x.shape[2]):
+            return _each(lambda x, w: F.conv2d(x, w, None, stride, padding), x, w)
         y = patches.reshape(tasks, images * height * width, -1) @ _matrix(w).mT
         return y.view(tasks, images, height, width, -1).permute(0, 1, 4, 2, 3)
 
@@ -86,6 +112,10 @@ class InputGradient(Function):
         ctx.stride, ctx.padding = stride, padding
         tasks, images, channels, height, width = shape
         (kh, kw), (ph, pw) = (w.shape[3], w.shape[4]), padding
+        if _many(g[0, :, 0].numel(), channels):
+            like = _unset(g, *shape[1:])
+            only = [True, False, False]
+            return _each(lambda g, w: _backward(g, like, w, stride, padding, only)[0], g, w)
         x = g.new_zeros(tasks, images, height + 2 * ph, width + 2 * pw, channels)
         patches = _patches(x, (kh, kw), stride)
         parts = (_rows(g) @ _matrix(w)).view(patches.shape)
@@ -114,6 +144,10 @@ class WeightGradient(Function):
         ctx.save_for_backward(x, g)
         ctx.stride, ctx.padding = stride, padding
         tasks, out, channels, kh, kw = shape
+        if _many(g[0, :, 0].numel(), channels):
+            like = _unset(g, *shape[1:])
+            only = [False, True, False]
+            return _each(lambda x, g: _backward(g, x, like, stride, padding, only)[1], x, g)
         patches = _patches(_padded(x, padding), (kh, kw), stride)
         rows = _rows(g)
         w = rows.mT @ patches.reshape(tasks, rows.shape[1], -1)  # [T, O, kh kw C]

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
 KEPT = 16  # recordings of a learner; of more shapes of tasks than that, the first are forgotten
-GROUP = 8  # tasks worked on at once on one core: enough to batch, few enough for its cache
+GROUP = 8  # tasks worked on at once on one core, at most: enough to batch, few enough for its cache
+GROUP_WORK = 200_000_000  # and no more of these than a group's forward pass has
 
 L = TypeVar("L", bound="InnerLoopLearner")
 R = TypeVar("R")
@@ -66,7 +67,8 @@ def side_by_side(learner: L, tasks: Task, work: Callable[[L, Task], R]) -> list[
     All threads on one operation after the other would wait for each other at every one of them.
     """
     count, threads = len(tasks.support.x), torch.get_num_threads()
-    size = GROUP // 2 if learner.checkpoint else GROUP
+    size = max(1, min(GROUP, GROUP_WORK // learner.trial(tasks.support).flops))
+    size = -(-size // 2) if learner.checkpoint else size
     parts = min(count, threads * -(-count // (size * threads)))
     split = [[t.tensor_split(parts) for t in batch] for batch in tasks]
     groups = [Task(*(Batch(x[i], y[i]) for x, y in split)) for i in range(parts)]
