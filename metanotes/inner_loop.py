@@ -322,15 +322,22 @@ class InnerLoopLearner(Learner):
 
     def query_losses(self, tasks: Task) -> Tensor:
         """`forward`, plainly written: what each method fills in."""
-        theta = self._descend(tasks.support, self.steps)
-        x, y = tasks.query
-        if torch.is_grad_enabled() and not self.keep_graph and self.one_by_one(x):
+        return self.losses_at(self.descend(tasks.support, self.steps), tasks.query)
 
-            def loss(theta: Theta, x: Tensor, y: Tensor) -> Tensor:
-                return self.loss(self._outputs(theta, x), y)
+    def losses_at(self, theta: Theta, batch: Batch) -> Tensor:
+        """l^n(theta^n) on a batch of every task: `[T]`."""
+        # Task by task, the gradient at theta can be taken at once, where theta is all that learns.
+        ours = type(self).predict is InnerLoopLearner.predict and set(theta) == set(
+            trainable(self.model)
+        )
+        at_once = ours and torch.is_grad_enabled() and not self.keep_graph
+        if not at_once or not self.one_by_one(batch.x):
+            return self.task_losses(self.predict(theta, batch.x), batch.y)
 
-            return OneByOne.apply(loss, list(theta), x, y, *theta.values())
-        return self.task_losses(self.predict(theta, x), y)
+        def loss(theta: Theta, x: Tensor, y: Tensor) -> Tensor:
+            return self.loss(self._outputs(theta, x), y)
+
+        return OneByOne.apply(loss, list(theta), *batch, *theta.values())
 
     def adapt(self, support: Batch, steps: int | None = None) -> Theta:
         """theta_k by name, tensors `[T, ...]`, after `steps` (default: the learner's) steps."""
@@ -338,9 +345,10 @@ class InnerLoopLearner(Learner):
         if steps < 0:
             raise ValueError(f"steps={steps} must be 0 or more")
         check_targets(self.loss, self.trial(support).output, support.y)
-        return self._descend(support, steps)
+        return self.descend(support, steps)
 
-    def _descend(self, support: Batch, steps: int) -> Theta:
+    def descend(self, support: Batch, steps: int) -> Theta:
+        """`adapt`, without its checks."""
         descent = Descent(
             self.task_loss, self.rule, support, steps, self.first_order, not self.batchable
         )

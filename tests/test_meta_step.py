@@ -342,3 +342,22 @@ def test_nothing_is_recorded_without_gradients():
         for _ in range(3):
             assert not learner(vector_tasks()).requires_grad
     assert not learner.recordings
+
+
+def test_a_readers_own_predict_is_called_and_what_it_learns_gets_its_gradient():
+    class Scaled(MAML):
+        def __init__(self) -> None:
+            super().__init__(shaken(conv4(5, channels=4)), inner_lr=0.1)
+            self.scale = nn.Parameter(torch.tensor(2.0).double())
+
+        def predict(self, adapted, x):
+            return self.scale * super().predict(adapted, x)
+
+    learner, tasks = Scaled(), image_tasks()
+    gradient = meta_gradient(learner, tasks)[0]  # of the scale
+    values = []
+    with torch.no_grad():
+        for h in (1e-5, -2e-5):
+            learner.scale += h
+            values.append(learner(tasks).mean())
+    torch.testing.assert_close(gradient, (values[0] - values[1]) / 2e-5, rtol=1e-5, atol=0)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from metanotes.inner_loop import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
-from metanotes.task import Task
+from metanotes.task import Batch, Task
 from metanotes.update_rules import Sgd, positive
 
 
@@ -64,7 +64,7 @@ class MAML(InnerLoopLearner):
 class Pretrained(InnerLoopLearner):
     """Joint pre-training: phi does best on all tasks as it is, and is fine-tuned afterwards.
 
-    Its `forward` is the loss of phi on all the data of a task, support and query. Its `adapt` is
+    Its loss is that of phi on all the data of a task, support and query. Its `adapt` is
     that of `MAML`, so both are judged alike.
 
     Args:
@@ -90,4 +90,4 @@ class Pretrained(InnerLoopLearner):
         """l^n(phi), the loss before any learning, on all data of every task: `[T]`."""
         x = torch.cat([tasks.support.x, tasks.query.x], 1)
         y = torch.cat([tasks.support.y, tasks.query.y], 1)
-        return self.task_losses(self.predict(self._descend(tasks.support, steps=0), x), y)
+        return self.losses_at(self.descend(tasks.support, steps=0), Batch(x, y))
