@@ -22,6 +22,7 @@ import platform
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -150,8 +151,11 @@ def fingerprint(learner: Learner) -> Hashable:
         kind = type(module)
         if _hooked(module) or not kind.__module__.startswith(("torch.nn.modules.", "metanotes.")):
             return None
-        parts.append(kind)
-        parts += [value for value in vars(module).values() if type(value) in PLAIN]
+        values = vars(module).values()
+        functions = [value for value in values if isinstance(value, FunctionType)]
+        if any(not function.__module__.startswith("torch.") for function in functions):
+            return None
+        parts += [kind, *functions, *(value for value in values if type(value) in PLAIN)]
     return tuple(parts)
 
 

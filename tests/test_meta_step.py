@@ -225,6 +225,19 @@ def test_a_readers_loss_is_never_recorded():
     assert learner(tasks).sum().item() > 1.5 * before
 
 
+def test_a_readers_activation_is_never_recorded():
+    slope = [1.0]
+    layer = nn.TransformerEncoderLayer(
+        2, 1, 4, dropout=0.0, activation=lambda x: slope[0] * x.sin(), batch_first=True
+    )
+    model, tasks = nn.Sequential(layer, nn.Linear(2, 1)).double(), vector_tasks()
+    learner = MAML(model, inner_lr=0.1, loss=mse)
+    for slope[0] in (1.0, 1.0, 1.0, 2.0):
+        expected = plain_loop(model, tasks, 0.1, 1, mse)
+        assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
+    assert not is_recorded(learner)
+
+
 def test_recording_leaves_out_what_changes_nothing():
     learner, tasks = MAML(mlp(2, 6, 6, 1), inner_lr=0.1, steps=2, loss=mse), vector_tasks()
     tasks = Task(*(Batch(*(t.float() for t in batch)) for batch in tasks))
