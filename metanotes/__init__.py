@@ -6,7 +6,7 @@ it we choose to learn, by descending the loss after learning. Start with `Learne
 
 from metanotes.evaluation import Score, evaluate
 from metanotes.initialisation import MAML, Pretrained
-from metanotes.inner_loop import InnerLoopLearner
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.task import Batch, Task
 from metanotes.training import CheckpointError, History, NonFiniteLossError, meta_train

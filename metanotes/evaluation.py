@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metanotes.inner_loop import InnerLoopLearner
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner
 from metanotes.meta_step import is_large, side_by_side
 from metanotes.task import Batch, Task, check_tasks, task_to

@@ -36,7 +36,7 @@ from metanotes.randomness import cuda_devices, random_state, replayed
 from metanotes.task import Batch, Task
 
 if TYPE_CHECKING:
-    from metanotes.inner_loop import InnerLoopLearner
+    from metanotes.inner_loop_learner import InnerLoopLearner
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
 KEPT = 16  # recordings of a learner; of more shapes of tasks than that, the first are forgotten

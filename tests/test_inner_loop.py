@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from metanotes import MAML, Adam, Sgd, UpdateRule, cross_entropy, mse
-from metanotes.inner_loop import Descent, InnerLoopLearner, descend, unrolled
+from metanotes.inner_loop import Descent, descend, unrolled
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.nets import conv4, mlp
 from tests.plainly import (
     MODELS,

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import metanotes.meta_step
 from metanotes import MAML, Adam, Batch, Task, evaluate, mse
-from metanotes.inner_loop import InnerLoopLearner
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.meta_step import record
 from metanotes.nets import conv4, mlp
 from tests.plainly import (

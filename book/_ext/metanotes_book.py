@@ -61,7 +61,8 @@ def api() -> str:
     for info in pkgutil.walk_packages(metanotes.__path__, "metanotes."):
         if not info.name.rsplit(".", 1)[-1].startswith("_"):
             (packages if info.ispkg else modules).append(info.name)
-    first = ["task", "learner", "inner_loop", "update_rules", "training", "evaluation", "nets"]
+    first = ["task", "learner", "inner_loop", "update_rules", "inner_loop_learner"]
+    first += ["meta_step", "layers", "training", "evaluation", "nets"]
     rank = {f"metanotes.{name}": place for place, name in enumerate(first)}
     modules.sort(key=lambda name: (rank.get(name, len(first)), name))
     for name in modules:

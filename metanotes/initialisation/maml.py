@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metanotes.inner_loop import InnerLoopLearner
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
 from metanotes.task import Batch, Task
 from metanotes.update_rules import Sgd, positive
