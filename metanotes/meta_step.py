@@ -23,7 +23,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +43,12 @@ KEPT = 16  # recordings of a learner; of more shapes of tasks than that, the fir
 GROUP = 8  # tasks worked on at once on one core, at most: enough to batch, few enough for its cache
 GROUP_WORK = 200_000_000  # and no more of these than a group's forward pass has
 
-L = TypeVar("L", bound="InnerLoopLearner")
-R = TypeVar("R")
 Gradient = list[Tensor | None]
 Recording = Callable[..., list[Any]]
+Work = Callable[[Any, Task], Any]  # of a learner and a group of tasks
 
 
-def replica(learner: L, tensors: Sequence[Tensor] | None = None) -> L:
+def replica(learner: InnerLoopLearner, tensors: Sequence[Tensor] | None = None) -> InnerLoopLearner:
     """A copy of a learner with its own modules, but the same parameters and buffers (or `tensors`).
 
     Two threads may not call one module: `functional_call` exchanges its parameters for a moment.
@@ -62,7 +61,7 @@ def replica(learner: L, tensors: Sequence[Tensor] | None = None) -> L:
 # ------------------------------------------------------------------------ groups, side by side
 
 
-def side_by_side(learner: L, tasks: Task, work: Callable[[L, Task], R]) -> list[R]:
+def side_by_side(learner: InnerLoopLearner, tasks: Task, work: Work) -> list[Any]:
     """`work(learner, group)` for groups of the tasks, a core each; the results in order.
 
     All threads on one operation after the other would wait for each other at every one of them.
@@ -78,7 +77,7 @@ def side_by_side(learner: L, tasks: Task, work: Callable[[L, Task], R]) -> list[
         return [work(learner, group) for group in groups]
     grad_enabled = torch.is_grad_enabled()  # each thread has its own
 
-    def run(own: L, group: Task) -> R:
+    def run(own: InnerLoopLearner, group: Task) -> Any:
         with torch.set_grad_enabled(grad_enabled):
             return work(own, group)
 
