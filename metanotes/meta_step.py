@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
 KEPT = 16  # recordings of a learner; of more shapes of tasks than that, the first are forgotten
 GROUP = 8  # tasks worked on at once on one core, at most: enough to batch, few enough for its cache
-GROUP_WORK = 200_000_000  # and no more of these than a group's forward pass has
+GROUP_WORK = 250_000_000  # and no more of these than a group's forward pass has
 
 Gradient = list[Tensor | None]
 Recording = Callable[..., list[Any]]
@@ -65,6 +65,7 @@ def side_by_side(learner: InnerLoopLearner, tasks: Task, work: Work) -> list[Any
     """`work(learner, group)` for groups of the tasks, a core each; the results in order.
 
     All threads on one operation after the other would wait for each other at every one of them.
+    Each group has a replica of the learner: what a module writes into itself is lost with it.
     """
     count, threads = len(tasks.support.x), torch.get_num_threads()
     size = max(1, min(GROUP, GROUP_WORK // learner.trial(tasks.support).flops))
@@ -206,7 +207,7 @@ VIEWS = tuple(
 
 
 def simplify(graph: GraphModule, inputs: list[Tensor]) -> None:
-    """Leave out of a recording what changes nothing: no bit of the result does.
+    """Leave out of a recording what changes nothing but, perhaps, the sign of a zero.
 
     That is, views of the shape that they view, sums with zeros and products with 1, and whatever
     has been computed before. Autograd and vmap leave about half of a small network's operations so.
