@@ -85,10 +85,13 @@ class Convolution(Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.stride, ctx.padding = stride, padding
-        patches = _patches(_padded(x, padding), (w.shape[3], w.shape[4]), stride)
-        tasks, images, height, width = patches.shape[:4]
-        if _many(images * height * width, x.shape[2]):
+        (tasks, images, channels), size = x.shape[:3], (w.shape[3], w.shape[4])
+        height, width = (
+            (x.shape[3 + i] + 2 * padding[i] - size[i]) // stride[i] + 1 for i in range(2)
+        )
+        if _many(images * height * width, channels):
             return _each(lambda x, w: F.conv2d(x, w, None, stride, padding), x, w)
+        patches = _patches(_padded(x, padding), size, stride)
         y = patches.reshape(tasks, images * height * width, -1) @ _matrix(w).mT
         return y.view(tasks, images, height, width, -1).permute(0, 1, 4, 2, 3)
 

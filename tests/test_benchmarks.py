@@ -130,7 +130,7 @@ def test_settings_are_arguments_of_a_workload():
 
 
 def test_a_record_names_no_path():
-    line = command(["--runs", "9", "--record", "/tmp/a.json", "--plots=/tmp/b"])
+    line = command(["--runs", "9", "--record", "kept/a.json", "--plots=kept"])
     assert line == "python -m benchmarks --runs 9"
 
 

@@ -36,6 +36,26 @@ def test_convolution_and_its_derivatives(name):
     assert gradgradcheck(function, (x, w))
 
 
+@pytest.mark.parametrize("how", [((1, 1), (1, 1)), ((2, 1), (0, 1))])
+def test_many_images_take_another_road_to_the_same_derivatives(how):
+    x, w = random(2, 9, 16, 14, 12), random(2, 5, 16, 3, 3)
+
+    def plainly(x: Tensor, w: Tensor, *how: tuple[int, int]) -> Tensor:
+        return torch.stack([F.conv2d(a, b, None, *how) for a, b in zip(x, w, strict=True)])
+
+    results = []
+    for function in (Convolution.apply, plainly):
+        y = function(x, w, *how)
+        assert y[0, :, 0].numel() >= 512  # with 16 channels: not one product for all tasks
+        g = random(*y.shape)
+        first = torch.autograd.grad(y, (x, w), g, create_graph=True)
+        cotangents = random(*x.shape), random(*w.shape)
+        second = torch.autograd.grad(first, (x, w, g), cotangents)
+        results.append([y, *first, *second])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_one_sum_of_products_read_three_ways(name):
     size, *how = SHAPES[name]
