@@ -5,7 +5,16 @@ it we choose to learn, by descending the loss after learning. Start with `Learne
 """
 
 from metanotes.evaluation import Score, evaluate
-from metanotes.initialisation import MAML, Pretrained
+from metanotes.initialisation import (
+    ANIL,
+    MAML,
+    Classifier,
+    LearnedRates,
+    MetaSGD,
+    NearestNeighbour,
+    Pretrained,
+    Reptile,
+)
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.task import Batch, Task
@@ -13,15 +22,21 @@ from metanotes.training import CheckpointError, History, NonFiniteLossError, met
 from metanotes.update_rules import Adam, Sgd, UpdateRule
 
 __all__ = [
+    "ANIL",
     "MAML",
     "Adam",
     "Batch",
     "CheckpointError",
+    "Classifier",
     "History",
     "InnerLoopLearner",
+    "LearnedRates",
     "Learner",
+    "MetaSGD",
+    "NearestNeighbour",
     "NonFiniteLossError",
     "Pretrained",
+    "Reptile",
     "Score",
     "Sgd",
     "Task",

@@ -17,7 +17,7 @@ The usual way round, an outer gradient of `vmap(grad(loss))`, is silently wrong 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -56,7 +56,8 @@ class Descent(NamedTuple):
     Args:
         loss: of one task, `loss(theta, x, y)`, a scalar.
         rule: makes a step of a gradient.
-        support: what the tasks learn from, x `[T, N, ...]`.
+        batches: what the tasks learn from, x `[T, N, ...]`: step t takes the t-th, and after the
+            last the first again. The whole support set, or minibatches of it.
         steps: k, at least 0.
         first_order: hold the inner gradients constant.
         loop: work task by task, for losses that `vmap` cannot batch.
@@ -64,14 +65,14 @@ class Descent(NamedTuple):
 
     loss: TaskLoss
     rule: UpdateRule
-    support: Batch
+    batches: Sequence[Batch]
     steps: int
     first_order: bool
     loop: bool
 
     def start(self, phi: Theta) -> tuple[Theta, State]:
         """theta_0 of every task, which is phi with a task axis, and the rule's first state."""
-        tasks = len(self.support.x)
+        tasks = len(self.batches[0].x)
         # As in images, the channels of convolution weights lie side by side: no copies later on.
         order = {4: torch.channels_last}
         theta = {
@@ -82,12 +83,13 @@ class Descent(NamedTuple):
         }
         return theta, self.rule.init(theta)
 
-    def step(self, theta: Theta, state: State, rule_phi: Theta) -> tuple[Theta, State]:
-        """Equation (1), differentiable where gradients are enabled."""
+    def step(self, t: int, theta: Theta, state: State, rule_phi: Theta) -> tuple[Theta, State]:
+        """Equation (1) at time t, differentiable where gradients are enabled."""
+        batch = self.batches[t % len(self.batches)]
         second_order = torch.is_grad_enabled() and not self.first_order
         at = theta if second_order else {n: t.detach().requires_grad_() for n, t in theta.items()}
         with torch.enable_grad():
-            losses = over_tasks(self.loss, self.loop)(at, *self.support)  # [T]
+            losses = over_tasks(self.loss, self.loop)(at, *batch)  # [T]
             gradients = torch.autograd.grad(
                 losses.sum(), list(at.values()), create_graph=second_order, materialize_grads=True
             )
@@ -124,8 +126,8 @@ def unrolled(phi: Theta, descent: Descent) -> Theta:
     """What `descend` computes, as one graph that can be differentiated any number of times."""
     rule_phi = trainable(descent.rule)
     theta, state = descent.start(phi)
-    for _ in range(descent.steps):
-        theta, state = descent.step(theta, state, rule_phi)
+    for t in range(descent.steps):
+        theta, state = descent.step(t, theta, state, rule_phi)
     return theta
 
 
@@ -146,12 +148,13 @@ class _Descend(torch.autograd.Function):
         # First order with nothing to learn in the rule: d theta_k / d phi = I, so keep nothing.
         keep = grad_enabled and not (descent.first_order and not rule_phi)
         ctx.descent, ctx.names, ctx.trajectory = descent, names, []
+        device = descent.batches[0].x.device
         theta, state = descent.start(phi)
-        for _ in range(descent.steps):
+        for t in range(descent.steps):
             inputs = leaves(theta), tuple(leaves(part) for part in state), leaves(rule_phi)
-            random = random_state(descent.support.x.device) if checkpoint else ()
+            random = random_state(device) if checkpoint else ()
             with torch.set_grad_enabled(keep and not checkpoint):
-                outputs = descent.step(*inputs)
+                outputs = descent.step(t, *inputs)
             if keep:
                 ctx.trajectory.append((inputs, None if checkpoint else outputs, random))
             theta = {name: t.detach() for name, t in outputs[0].items()}
@@ -165,10 +168,12 @@ class _Descend(torch.autograd.Function):
         v = list(cotangents)  # of theta_{t+1}, then of theta_t
         v_state: list[Tensor] = []  # of the state likewise; nothing depends on the last one
         v_rule: list[Tensor | None] = [None] * len(rule_names)
-        for (theta, state, rule_phi), outputs, random in reversed(ctx.trajectory):
+        device = descent.batches[0].x.device
+        for t, (inputs, outputs, random) in reversed(list(enumerate(ctx.trajectory))):
+            theta, state, rule_phi = inputs
             if outputs is None:
-                with replayed(random, descent.support.x.device), torch.enable_grad():
-                    outputs = descent.step(theta, state, rule_phi)
+                with replayed(random, device), torch.enable_grad():
+                    outputs = descent.step(t, theta, state, rule_phi)
             ends = [*outputs[0].values(), *_flat(outputs[1])]
             pairs = [
                 (end, c) for end, c in zip(ends, [*v, *v_state], strict=False) if end.requires_grad

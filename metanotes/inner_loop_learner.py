@@ -8,7 +8,7 @@ class joins them to a model. A method says what its losses are (`query_losses`),
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Self
 
@@ -156,7 +156,7 @@ class InnerLoopLearner(Learner):
 
     def query_losses(self, tasks: Task) -> Tensor:
         """`forward`, plainly written: what each method fills in."""
-        return self.losses_at(self.descend(tasks.support, self.steps), tasks.query)
+        return self.losses_at(self.descend([tasks.support], self.steps), tasks.query)
 
     def losses_at(self, theta: Theta, batch: Batch) -> Tensor:
         """l^n(theta^n) on a batch of every task: `[T]`."""
@@ -179,12 +179,12 @@ class InnerLoopLearner(Learner):
         if steps < 0:
             raise ValueError(f"steps={steps} must be 0 or more")
         check_targets(self.loss, self.trial(support).output, support.y)
-        return self.descend(support, steps)
+        return self.descend([support], steps)
 
-    def descend(self, support: Batch, steps: int) -> Theta:
-        """`adapt`, without its checks."""
+    def descend(self, batches: Sequence[Batch], steps: int) -> Theta:
+        """theta_k after steps on minibatches in turn, or on one batch: `adapt` without checks."""
         descent = Descent(
-            self.task_loss, self.rule, support, steps, self.first_order, not self.batchable
+            self.task_loss, self.rule, batches, steps, self.first_order, not self.batchable
         )
         if self.keep_graph:
             return unrolled(self.phi(), descent)

@@ -75,3 +75,27 @@ def conv4(
                 layers.append(nn.MaxPool2d(2))
         layers += [nn.Flatten(), nn.Linear(channels * last * last, ways)]
     return nn.Sequential(*layers)
+
+
+def dense4(ways: int, in_channels: int = 1, size: int = 28, seed: int = 0) -> nn.Sequential:
+    """The network without convolutions of MAML's Omniglot experiment (Finn et al. 2017, 5.2).
+
+    Four hidden layers of 256, 128, 64 and 64 units, each a linear map, batch normalisation of the
+    batch's statistics as in `conv4`, and a ReLU.
+
+    Args:
+        ways: N, the classes of a task.
+        in_channels: 1 for grey images, 3 for colour.
+        size: height and width of the images, in pixels.
+        seed: of the initial weights (PyTorch's default initialisation).
+
+    >>> dense4(ways=5)(torch.zeros(25, 1, 28, 28)).shape
+    torch.Size([25, 5])
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for n_in, n_out in pairwise((in_channels * size * size, 256, 128, 64, 64)):
+            norm = nn.BatchNorm1d(n_out, track_running_stats=False)
+            layers += [nn.Linear(n_in, n_out), norm, nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(64, ways))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metanotes.data import Images, episodes
-from metanotes.data.episodes import _rotate
+from metanotes.data.episodes import rotate
 from metanotes.task import Batch
 
 SIZES = [7, 12, 5, 9, 30, 6]  # examples of the six classes: unequal on purpose
@@ -156,7 +156,7 @@ def test_a_quarter_turn_is_torch_rot90():
     x = torch.rand(9, 2, 5, 5)
     turns = torch.arange(9) % 4
     expected = torch.stack([torch.rot90(x[i], i % 4, (1, 2)) for i in range(9)])
-    assert torch.equal(_rotate(x.clone(), turns), expected)
+    assert torch.equal(rotate(x.clone(), turns), expected)
 
 
 def test_turning_leaves_the_data_as_it_was():

@@ -141,7 +141,7 @@ def test_no_steps_leave_phi_and_no_grad_keeps_nothing():
 def test_descend_and_unrolled_agree_on_theta():
     tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
     learner = MAML(model, inner_lr=0.1, loss=mse)
-    descent = Descent(learner.task_loss, learner.rule, tasks.support, 4, False, False)
+    descent = Descent(learner.task_loss, learner.rule, [tasks.support], 4, False, False)
     a, b = descend(learner.phi(), descent), unrolled(learner.phi(), descent)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-12, atol=0)

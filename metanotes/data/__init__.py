@@ -1,5 +1,6 @@
 """Task families: where the tasks come from."""
 
+from metanotes.data.batches import batches
 from metanotes.data.episodes import episodes
 from metanotes.data.folders import DamagedDataError, cache_folder, data_folder
 from metanotes.data.glyphs import glyphs
@@ -12,6 +13,7 @@ __all__ = [
     "DamagedDataError",
     "Images",
     "Sampler",
+    "batches",
     "cache_folder",
     "data_folder",
     "episodes",

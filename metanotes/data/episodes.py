@@ -43,7 +43,7 @@ class EpisodeSampler(Sampler):
         device: torch.device | str,
     ):
         check_positive(ways=ways, shots=shots, queries=queries)
-        _check_data(data, rotations)
+        check_data(data, rotations)
         ids, classes, counts = data.y.cpu().unique(return_inverse=True, return_counts=True)
         _check_sizes(ways, shots, queries, rotations, ids, counts, getattr(data, "names", None))
         super().__init__(seed, device)
@@ -91,7 +91,7 @@ class EpisodeSampler(Sampler):
         x = self.x.index_select(0, rows)  # copies whole rows, where indexing goes by pixel
         if self.rotations is not None:
             turns = torch.cat([turns.flatten().repeat_interleave(m) for m in (k, q)])
-            x = _rotate(x, turns)
+            x = rotate(x, turns)
         if x.dtype == torch.uint8:
             x = x.float().div_(255)
         support, query = x.split([tasks * n * k, tasks * n * q])
@@ -165,7 +165,7 @@ def _examples_by_class(classes: Tensor, counts: Tensor) -> Tensor:
     return table
 
 
-def _rotate(x: Tensor, turns: Tensor) -> Tensor:
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turn each image `[n, C, H, H]` in place, counterclockwise by its quarter turns `[n]`."""
     for quarter in (1, 2, 3):
         these = (turns == quarter).nonzero().squeeze(1).to(x.device)
@@ -173,7 +173,7 @@ def _rotate(x: Tensor, turns: Tensor) -> Tensor:
     return x
 
 
-def _check_data(data: Labelled, rotations: Rotations) -> None:
+def check_data(data: Labelled, rotations: Rotations) -> None:
     x, y = data.x, data.y
     if rotations not in (None, "classes", "tasks"):
         raise ValueError(f"rotations={rotations!r} is unknown; use None, 'classes' or 'tasks'")

@@ -90,4 +90,4 @@ class Pretrained(InnerLoopLearner):
         """l^n(phi), the loss before any learning, on all data of every task: `[T]`."""
         x = torch.cat([tasks.support.x, tasks.query.x], 1)
         y = torch.cat([tasks.support.y, tasks.query.y], 1)
-        return self.losses_at(self.descend(tasks.support, steps=0), Batch(x, y))
+        return self.losses_at(self.descend([tasks.support], steps=0), Batch(x, y))
