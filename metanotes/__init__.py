@@ -4,6 +4,7 @@ A learning algorithm F_phi takes a task's training data and returns a model. phi
 it we choose to learn, by descending the loss after learning. Start with `Learner`.
 """
 
+from metanotes.bilevel import HyperRepresentation
 from metanotes.evaluation import Score, evaluate
 from metanotes.initialisation import (
     ANIL,
@@ -29,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "History",
+    "HyperRepresentation",
     "InnerLoopLearner",
     "LearnedRates",
     "Learner",
