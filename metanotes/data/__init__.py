@@ -1,10 +1,12 @@
 """Task families: where the tasks come from."""
 
 from metanotes.data.batches import batches
+from metanotes.data.digits import digits
 from metanotes.data.episodes import episodes
 from metanotes.data.folders import DamagedDataError, cache_folder, data_folder
 from metanotes.data.glyphs import glyphs
 from metanotes.data.images import Images
+from metanotes.data.mini_imagenet import mini_imagenet
 from metanotes.data.omniglot import omniglot
 from metanotes.data.sampler import Sampler
 from metanotes.data.sinusoid import sinusoid
@@ -16,8 +18,10 @@ __all__ = [
     "batches",
     "cache_folder",
     "data_folder",
+    "digits",
     "episodes",
     "glyphs",
+    "mini_imagenet",
     "omniglot",
     "sinusoid",
 ]
