@@ -18,7 +18,7 @@ from metanotes.update_rules import positive
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -95,6 +95,7 @@ def meta_train(
     *,
     meta_lr: float = 1e-3,
     optimizer: torch.optim.Optimizer | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     clip: float | None = None,
     validate: Callable[[Any], float] | None = None,
     validate_every: int = 500,
@@ -118,6 +119,7 @@ def meta_train(
         tasks: tasks in a batch.
         meta_lr: the outer step size eta of Adam, above 0.
         optimizer: of the learner's parameters, in place of Adam; `meta_lr` is then its own affair.
+        scheduler: of that optimizer's rate, stepped after every iteration.
         clip: bound on the norm of the gradient; default: none.
         validate: from the learner to a score, where more is better, such as
             `lambda learner: evaluate(learner, tasks).mean`. The phi of the best score is kept.
@@ -158,13 +160,15 @@ def meta_train(
     if clip is not None and not clip > 0:
         raise ValueError(f"clip={clip} must be above 0")
     positive("meta_lr", meta_lr)
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise ValueError("scheduler= must be of the optimizer that is given as optimizer=")
     if not any(p.requires_grad for p in learner.parameters()):
         raise ValueError(f"{type(learner).__name__} has no parameter to train: phi is empty")
     if device is not None:
         learner.to(check_device(device))
     device = next(learner.parameters()).device
     optimizer = optimizer or torch.optim.Adam(learner.parameters(), lr=meta_lr)
-    run = _Run(learner, optimizer, sample_tasks, History())
+    run = _Run(learner, optimizer, scheduler, sample_tasks, History())
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
         if path.exists():
@@ -187,6 +191,8 @@ def meta_train(
             if clip is not None:
                 nn.utils.clip_grads_with_norm_(phi, clip, norm)
             optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
             history.losses.append(loss.item())
             bar.set_postfix(loss=f"{history.losses[-1]:.3f}", refresh=False)
             bar.update()
@@ -206,16 +212,21 @@ class _Run:
     """What a checkpoint holds: enough to go on as if nothing had happened."""
 
     def __init__(
-        self, learner: nn.Module, optimizer: torch.optim.Optimizer, sampler: Any, history: History
+        self,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+        sampler: Any,
+        history: History,
     ) -> None:
-        self.learner, self.optimizer, self.sampler, self.history = (
-            learner, optimizer, sampler, history,
-        )  # fmt: skip
+        self.learner, self.sampler, self.history = learner, sampler, history
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.best: dict[str, Tensor] | None = None  # the phi of the best validation score
         self.description = {
             "format": str(CHECKPOINT_FORMAT),
             "learner": repr(learner),
             "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
+            "scheduler": type(scheduler).__name__,
         }
 
     def validated(self, score: float, patience: int | None) -> None:
@@ -235,6 +246,7 @@ class _Run:
             "learner": self.learner.state_dict(),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "sampler": self.sampler.state_dict() if hasattr(self.sampler, "state_dict") else None,
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -279,6 +291,8 @@ class _Run:
             self.sampler.load_state_dict(state["sampler"])
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
         self.best = state["best"]
         vars(self.history).update(state["history"])
         torch.set_rng_state(state["random"])

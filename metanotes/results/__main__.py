@@ -1,0 +1,37 @@
+"""`python -m metanotes.results sine`: make the records that are named."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+
+from metanotes.results import few_shot
+from metanotes.results.omniglot_maml import omniglot_5way_1shot
+from metanotes.results.sine import sine
+
+RUNS: dict[str, Callable[[], None]] = {"sine": sine, "omniglot": omniglot_5way_1shot}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the records that are named."""
+    parser = argparse.ArgumentParser(prog="python -m metanotes.results", description=__doc__)
+    add = parser.add_argument
+    add("name", choices=[*RUNS, *few_shot.DATA])
+    add("--threads", type=int, help="threads that torch may use")
+    text = "of few-shot records: only these, by a regular expression"
+    add("--learners", default="", help=text)
+    add("--settings", default="", help=f"{text}; '5-way 1-shot' and so on")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of few-shot records")
+    options = parser.parse_args(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if options.name in RUNS:
+        RUNS[options.name]()
+    else:
+        few_shot.run(options.name, options.learners, options.settings, options.seeds)
+
+
+if __name__ == "__main__":
+    main()

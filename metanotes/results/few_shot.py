@@ -1,0 +1,383 @@
+"""Few-shot classification: every learner of Part I on the same episodes.
+
+A run trains one learner with one seed, and each of its scores goes to the record at once. Given
+again, the command goes on with the run that was interrupted and leaves out those that are done.
+What can be used with any number of classes and examples (a body without a head of its own) is
+trained once and judged in every setting; the others are trained in each.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metanotes.bilevel import HyperRepresentation
+from metanotes.data import Images, Sampler, batches, episodes, mini_imagenet, omniglot
+from metanotes.evaluation import evaluate
+from metanotes.initialisation import (
+    ANIL,
+    MAML,
+    Classifier,
+    MetaSGD,
+    NearestNeighbour,
+    Pretrained,
+    Reptile,
+)
+from metanotes.inner_loop_learner import InnerLoopLearner
+from metanotes.learner import Learner
+from metanotes.nets import conv4, dense4
+from metanotes.results.omniglot_maml import split_classes
+from metanotes.results.record import Record, Stopwatch
+from metanotes.training import meta_train
+from metanotes.update_rules import Adam
+
+Settings = dict[str, tuple[int, int]]  # name -> ways, shots
+TEST_STEPS = (1, 3, 5, 10, 20)  # of these, the number that does best on validation classes
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, and what is made of it.
+
+    Args:
+        title: of the record.
+        load: training, validation and test classes.
+        net: `net(ways, seed)`, an `nn.Sequential` that ends in a linear head.
+        features: how many the head takes.
+        rotations: what the training classes are turned to.
+        settings: by name, ways and shots.
+        scale: iterations of a run, relative to those of `LEARNERS`.
+        about: the data, in a sentence.
+    """
+
+    title: str
+    load: Callable[[], tuple[Images, Images, Images]]
+    net: Callable[[int, int], nn.Sequential]
+    features: int
+    rotations: Literal["classes"] | None
+    settings: Settings
+    scale: float
+    about: str
+
+
+def _omniglot() -> tuple[Images, Images, Images]:
+    train = omniglot("train", protocol="1200/423")
+    return *split_classes(train, 1100, seed=0), omniglot("test", protocol="1200/423")
+
+
+def _mini_imagenet() -> tuple[Images, Images, Images]:
+    return mini_imagenet("train"), mini_imagenet("val"), mini_imagenet("test")
+
+
+FIVE_WAY = {"5-way 1-shot": (5, 1), "5-way 5-shot": (5, 5)}
+DATA = {
+    "few_shot_omniglot": Data(
+        title="Omniglot: every learner of Part I on unseen characters",
+        load=cache(_omniglot),
+        net=lambda ways, seed: conv4(ways, seed=seed),
+        features=256,
+        rotations="classes",
+        settings={**FIVE_WAY, "20-way 1-shot": (20, 1), "20-way 5-shot": (20, 5)},
+        scale=1.0,
+        about="Omniglot, 1200/423 characters, of the 1200 100 for validation; training characters "
+        "in four rotations, each a class; test characters upright. conv4, 64 channels, stride 2",
+    ),
+    "few_shot_mini_imagenet": Data(
+        title="mini-ImageNet: every learner of Part I on unseen classes",
+        load=cache(_mini_imagenet),
+        net=lambda ways, seed: conv4(ways, 32, 3, size=84, pool="max", seed=seed),
+        features=800,
+        rotations=None,
+        settings=FIVE_WAY,
+        scale=0.15,
+        about="mini-ImageNet at 84x84, 64/16/20 classes; conv4, 32 channels, max-pooling",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One learner's run: where it gets its tasks, and where it keeps its checkpoint."""
+
+    data: Data
+    record: Record
+    learner: str
+    setting: str
+    seed: int
+
+    @property
+    def ways(self) -> int:
+        return self.data.settings[self.setting][0]
+
+    @property
+    def shots(self) -> int:
+        return self.data.settings[self.setting][1]
+
+    def net(self, ways: int | None = None) -> nn.Sequential:
+        """The network, its head at zero: at the start no class differs from another."""
+        model = self.data.net(self.ways if ways is None else ways, self.seed)
+        for p in model[-1].parameters():
+            nn.init.zeros_(p)
+        return model
+
+    def path(self, what: str) -> Path:
+        return self.record.runs / re.sub(r"\W+", "-", f"{what} {self.seed}".lower())
+
+    def episodes(
+        self, ways: int | None = None, shots: int | None = None, queries: int = 5
+    ) -> Sampler:
+        """Training episodes."""
+        ways, shots = ways or self.ways, shots or self.shots
+        train = self.data.load()[0]
+        return episodes(train, ways, shots, queries, rotations=self.data.rotations, seed=self.seed)
+
+    def train(
+        self,
+        learner: Learner,
+        tasks: Sampler,
+        iterations: int,
+        batch: int,
+        validated: Learner | None = None,
+        what: str | None = None,
+        outer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    ) -> None:
+        """Train, and note the curve and the time.
+
+        Args:
+            learner: what is trained.
+            tasks: training tasks.
+            iterations: how many, before the scale of the data.
+            batch: tasks in a batch.
+            validated: what the validation tasks are given to; default: the learner.
+            what: names the checkpoint; default: the learner and the setting.
+            outer: makes the outer optimizer; default: Adam. Its rate falls to 0.
+        """
+        iterations = int(iterations * self.data.scale)
+        phi = [p for p in learner.parameters() if p.requires_grad]
+        optimizer = outer(phi) if outer else torch.optim.Adam(phi, lr=3e-3)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+        what = what or f"{self.learner} {self.setting}"
+        watch = Stopwatch(self.path(what).with_suffix(".seconds"))
+        known = {(run["what"], run["seed"]) for run in self.record.content["runs"]}
+
+        def validate(_: Learner) -> float:
+            watch.note()
+            judged = learner if validated is None else validated
+            return evaluate(judged, self.held_out(1), tasks=100, transductive=True).mean
+
+        history = meta_train(
+            learner,
+            tasks,
+            iterations,
+            tasks=batch,
+            optimizer=optimizer,
+            scheduler=falling,
+            clip=10.0,
+            validate=validate,
+            validate_every=max(1, iterations // 10),
+            checkpoint=self.path(what).with_suffix(".pt"),
+            checkpoint_every=max(1, iterations // 20),
+        )
+        watch.note()
+        if (what, self.seed) not in known:
+            at, values = zip(*history.validation, strict=True)
+            self.record.content["runs"].append(
+                {
+                    "what": what,
+                    "name": self.learner,
+                    "seed": self.seed,
+                    "iterations": iterations,
+                    "tasks in a batch": batch,
+                    "seconds": round(watch.seconds()),
+                    "curve": {"iteration": at, "value": [round(v, 4) for v in values]},
+                }
+            )
+            self.record.content["wall_seconds"].append(round(watch.seconds()))
+
+    def held_out(self, which: int, queries: int = 15) -> Sampler:
+        """Episodes of the validation (1) or test (2) classes, the same for all learners."""
+        return episodes(
+            self.data.load()[which], self.ways, self.shots, queries, seed=1_000_000 * which
+        )
+
+
+# --------------------------------------------------------------------------------- the learners
+
+
+def _episodic(
+    make: Callable[[nn.Sequential, float, int], Learner], iterations: int
+) -> Callable[[Run], Learner]:
+    """A learner that is trained on episodes of its own setting."""
+
+    def trained(run: Run) -> Learner:
+        many = run.ways > 5
+        learner = make(run.net(), 0.1 if many else 0.4, 5 if many else 1)
+        run.train(learner, run.episodes(), iterations, batch=2 if many else 8)
+        return learner
+
+    return trained
+
+
+def _maml_without_convolutions(run: Run) -> Learner:
+    image = run.data.load()[0].x.shape[1:]
+    model = dense4(run.ways, image[0], image[1], seed=run.seed)
+    for p in model[-1].parameters():
+        nn.init.zeros_(p)
+    learner = MAML(model, inner_lr=0.1 if run.ways > 5 else 0.4, steps=1)
+    run.train(learner, run.episodes(), 5000, batch=16)
+    return learner
+
+
+def _reptile(run: Run) -> Learner:
+    """As published, but for the number of iterations: Adam inside, its first moment off."""
+    many = run.ways > 5
+    rule = Adam(lr=5e-4 if many else 1e-3, betas=(0.0, 0.999))
+    model = run.data.net(run.ways, run.seed)
+    learner = Reptile(model, rule, steps=10 if many else 5, batch=20 if many else 10)
+    tasks = run.episodes(shots=9, queries=1)  # ten of each class, support or not
+    run.train(learner, tasks, 4000, batch=5, outer=lambda phi: torch.optim.SGD(phi, lr=1.0))
+    learner.steps = 50
+    return learner
+
+
+def _hyper_representation(run: Run) -> Learner:
+    """Trained on 20-way (mini-ImageNet: 5-way) 1-shot episodes, judged in every setting."""
+    ways = max(ways for ways, _ in run.data.settings.values())
+    learner = HyperRepresentation(run.net(ways), inner_lr=0.1, steps=5)
+    body = learner.model[:-1]  # type: ignore[index]
+    judged = HyperRepresentation(
+        nn.Sequential(*body, nn.Linear(run.data.features, run.ways)), inner_lr=0.1, steps=5
+    )
+    tasks = run.episodes(ways, shots=1)
+    run.train(learner, tasks, 10_000, 40 // ways, judged, what=run.learner)
+    return judged
+
+
+def _body(run: Run) -> nn.Sequential:
+    """The body of a network that was trained to tell all training classes apart."""
+    train = run.data.load()[0]
+    classes = len(train.names) * (4 if run.data.rotations else 1)
+    model = run.data.net(classes, run.seed)
+    body = nn.Sequential(*list(model)[:-1])
+    tasks = batches(train, 128, rotations=run.data.rotations, seed=run.seed)
+    judged = NearestNeighbour(body, run.ways)
+    run.train(Classifier(model), tasks, 6000, 1, judged, what="classifier")
+    return body
+
+
+def _fine_tuning(run: Run) -> Learner:
+    model = nn.Sequential(*_body(run), nn.Linear(run.data.features, run.ways))
+    for p in model[-1].parameters():
+        nn.init.zeros_(p)
+    return MAML(model, inner_lr=0.05, steps=20)
+
+
+def _joint(run: Run) -> Learner:
+    learner = Pretrained(run.net(), inner_lr=0.4, steps=1)
+    run.train(learner, run.episodes(), 500, batch=8)
+    return learner
+
+
+LEARNERS: dict[str, Callable[[Run], Learner]] = {
+    "hyper-representation": _hyper_representation,
+    "nearest neighbour in pixels": lambda run: NearestNeighbour(nn.Flatten(), run.ways),
+    "nearest neighbour in features": lambda run: NearestNeighbour(_body(run), run.ways),
+    "fine-tuning": _fine_tuning,
+    "MAML": _episodic(lambda net, lr, k: MAML(net, lr, k), 3000),
+    "first-order MAML": _episodic(lambda net, lr, k: MAML(net, lr, k, first_order=True), 4000),
+    "ANIL": _episodic(lambda net, lr, k: ANIL(net, 0.1, 5), 5000),
+    "Meta-SGD": _episodic(lambda net, lr, k: MetaSGD(net, lr, k), 3000),
+    "Reptile": _reptile,
+    "MAML without convolutions": _maml_without_convolutions,
+    "joint pre-training": _joint,
+}
+
+
+# -------------------------------------------------------------------------------------- the runs
+
+
+def run(name: str, learners: str, settings: str, seeds: list[int]) -> None:
+    """Make or complete a record, one seed after the other.
+
+    Args:
+        name: of the record, one of `DATA`.
+        learners: a regular expression; only these.
+        settings: likewise.
+        seeds: of training.
+    """
+    data = DATA[name]
+    record = Record(
+        name,
+        title=data.title,
+        config={
+            "data": data.about,
+            "episodes in training": "5 queries a class (Reptile: 10 examples a class)",
+            "inner": "MAML, Meta-SGD: rate 0.4 and 1 step at 5 ways, 0.1 and 5 steps at 20; ANIL, "
+            "hyper-representation: rate 0.1, 5 steps; Reptile: Adam, 5 or 10 steps",
+            "outer": "Adam, rate 0.003 falling to 0 (cosine), gradient norm at most 10; Reptile: "
+            "step 1 falling to 0",
+            "heads": "start at zero, but Reptile's",
+            "hyper-representation": "trained once on episodes of the largest number of ways, 1 "
+            "shot, and judged in every setting; so are the features of fine-tuning and "
+            "of the nearest neighbour, a network trained to tell all training classes apart",
+        },
+        protocol="600 test tasks of unseen classes, the same for all learners; accuracy with the "
+        "95 % interval over tasks. Phi, and the number of steps in testing, are chosen on the "
+        "validation classes. Transductive: 15 queries a class in one batch, whose statistics "
+        "normalise it; not transductive: one query a class, each predicted on its own, beside the "
+        "support set. Runs are short; see their iterations and learning curves.",
+        seeds=[],
+        runs=[],
+    )
+    if record.path.exists():
+        record.content = {**record.content, **_kept(json.loads(record.path.read_text()))}
+    rows = record.content["rows"]
+    wanted = [
+        Run(data, record, learner, setting, seed)
+        for seed in seeds
+        for learner in LEARNERS
+        for setting in data.settings
+        if re.search(learners, learner) and re.search(settings, setting)
+    ]
+    for one in wanted:
+        done = {(row["name"], row["setting"], row["seed"]) for row in rows}
+        if (one.learner, one.setting, one.seed) not in done:
+            _judge(one, LEARNERS[one.learner](one))
+            record.content["seeds"] = sorted({row["seed"] for row in rows})
+            record.write()
+
+
+def _kept(old: dict[str, Any]) -> dict[str, Any]:
+    return {key: old[key] for key in ("rows", "runs", "seeds", "wall_seconds")}
+
+
+def _judge(one: Run, learner: Learner) -> None:
+    """The rows of a trained learner: with and without transduction."""
+    steps = None
+    if isinstance(learner, Reptile):
+        steps = 50
+    elif isinstance(learner, InnerLoopLearner):
+        held_out = one.held_out(1)
+        tried = {
+            k: evaluate(learner, held_out, tasks=100, steps=k, transductive=True).mean
+            for k in TEST_STEPS
+        }
+        steps = max(tried, key=lambda k: tried[k])
+    for transductive, queries in ((True, 15), (False, 1)):
+        score = evaluate(
+            learner,
+            one.held_out(2, queries),
+            tasks=600,
+            steps=steps,
+            transductive=transductive,
+        )
+        more = {"setting": one.setting} | ({} if steps is None else {"steps": steps})
+        one.record.add(one.learner, score, one.seed, **more)
