@@ -143,7 +143,11 @@ def test_the_whole_set_is_read_through_its_lists(full, split):
 
 def test_the_whole_set_comes_before_the_subset(archive, full):
     assert len(mini_imagenet("train").x) == 12
-    assert len(mini_imagenet("train", root=full.parent).x) == 12
+
+
+def test_the_root_may_be_given(archive, monkeypatch, tmp_path):
+    monkeypatch.setenv("METANOTES_DATA", str(tmp_path / "elsewhere"))
+    assert len(mini_imagenet("test", root=archive.parent.parent).x) == 4
 
 
 def test_half_of_the_whole_set_is_never_replaced_by_the_subset(archive, full):
@@ -226,12 +230,33 @@ def flip_a_byte(path):
     path.write_bytes(contents)
 
 
+def spoil_the_first_block(path):
+    """Its kind, one of three, becomes the fourth, which there is not."""
+    contents = bytearray(path.read_bytes())
+    start = 10 + contents[10:].index(0) + 1  # after the header and the name in it
+    contents[start] |= 0b110
+    path.write_bytes(contents)
+
+
 def overwrite(path):
     path.write_bytes(b"<html>404</html>")
 
 
+def zip_something_else(path):
+    path.write_bytes(gzip.compress(b"<html>404</html>"))
+
+
 @pytest.mark.parametrize(
-    "damage", [truncate, truncate_the_tar, lose_the_checksum, flip_a_byte, overwrite]
+    "damage",
+    [
+        truncate,
+        truncate_the_tar,
+        lose_the_checksum,
+        flip_a_byte,
+        spoil_the_first_block,
+        overwrite,
+        zip_something_else,
+    ],
 )
 def test_a_damaged_archive_is_refused(archive, damage, tmp_path):
     damage(archive)
