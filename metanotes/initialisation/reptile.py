@@ -39,8 +39,8 @@ class Reptile(InnerLoopLearner):
         compile: see `InnerLoopLearner`.
 
     Raises:
-        ValueError: steps or batch below 1, more examples of a minibatch than a task has; or see
-            `InnerLoopLearner`.
+        ValueError: steps or batch below 1, more examples of a minibatch than a task has, a rule
+            with parameters to learn; or see `InnerLoopLearner`.
 
     Source: Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018,
     algorithms 1 and 2.
@@ -67,6 +67,11 @@ class Reptile(InnerLoopLearner):
         for name, count in {"steps": steps, "batch": batch}.items():
             if count is not None and count < 1:
                 raise ValueError(f"{name}={count} must be at least 1")
+        if any(p.requires_grad for p in rule.parameters()):
+            raise ValueError(
+                f"{type(rule).__name__} has parameters to learn, and Reptile, which holds theta_k "
+                "constant, would never learn them: use Sgd or Adam"
+            )
         super().__init__(model, rule, steps, loss, first_order=True, compile=compile)
         self.batch = batch
 
