@@ -288,7 +288,10 @@ def test_the_results_page_shows_every_record(light: pages.Reader) -> None:
         assert record["command"] in text
         for row in record["rows"]:
             assert row["name"] in text
-    assert curves == sum(bool(record.get("curve")) for record in records)
+            if "setting" in row:
+                assert row["setting"] in text
+                assert f"{100 * row['value']:.1f}" in text
+    assert curves == sum(bool(record.get("curve") or record.get("runs")) for record in records)
 
 
 def test_the_reference_has_every_public_name() -> None:

@@ -20,7 +20,7 @@ def record(path: Path, pictures: Path) -> str:
     rows = data["rows"]
     lines = [f"(result-{path.stem.replace('_', '-')})=", f"## {data['title']}", ""]
     lines += [str(data["protocol"]), ""]
-    lines += [*table(rows), ""]
+    lines += [*(settings(rows) if "setting" in rows[0] else table(rows)), ""]
     if data.get("published"):
         lines += ["Published figures, from other protocols and machines:", ""]
         lines += [_row(["method", "published", "source"]), _row(["---"] * 3)]
@@ -29,6 +29,9 @@ def record(path: Path, pictures: Path) -> str:
         lines.append("")
     if data.get("curve") and data["curve"].get("iteration"):
         name, alt = curve(data, path.stem, rows[0]["unit"], pictures)
+        lines += [f"```{{image}} _generated/{name}", f":alt: {alt}", ":width: 100%", "```", ""]
+    if data.get("runs"):
+        name, alt = curves(data["runs"], path.stem, pictures)
         lines += [f"```{{image}} _generated/{name}", f":alt: {alt}", ":width: 100%", "```", ""]
     wall = data["wall_seconds"]
     wall = wall if isinstance(wall, list) else [wall]
@@ -64,6 +67,28 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def settings(rows: list[dict[str, Any]]) -> list[str]:
+    """A line a learner, a column a setting: the score of every seed, and the widest interval."""
+    columns = list(dict.fromkeys(row["setting"] for row in rows))
+    lines = []
+    for transductive, title in ((True, "Transductive"), (False, "Not transductive")):
+        lines += [f"**{title}**, accuracy in %, seed by seed, ± the widest of their intervals:", ""]
+        lines += [_row(["learner", *columns]), _row(["---"] * (1 + len(columns)))]
+        for name in dict.fromkeys(row["name"] for row in rows):
+            cells = []
+            for setting in columns:
+                key = name, setting, transductive
+                here = [
+                    row for row in rows if (row["name"], row["setting"], row["transductive"]) == key
+                ]
+                means = ", ".join(f"{100 * row['value']:.1f}" for row in here)
+                width = max((row["ci95"] for row in here), default=0)
+                cells.append(f"{means} ± {100 * width:.1f}" if here else "")
+            lines.append(_row([name, *cells]))
+        lines.append("")
+    return lines
+
+
 def score(row: dict[str, Any]) -> str:
     """A row's mean with its 95 % half-width, in the unit's custom."""
     if row["unit"] == "accuracy":
@@ -85,24 +110,46 @@ def _row(cells: list[str]) -> str:
     )
 
 
-def curve(data: dict[str, Any], stem: str, unit: str, pictures: Path) -> tuple[str, str]:
-    """Draw a learning curve; return its file name and its alternative text."""
+def _figure(height: float) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib.figure import Figure
 
     matplotlib.rcParams["svg.hashsalt"] = "metanotes"
+    figure = Figure(figsize=(7, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def curves(runs: list[dict[str, Any]], stem: str, pictures: Path) -> tuple[str, str]:
+    """Draw the validation accuracy of every run; return the file name and alternative text."""
+    figure, axes = _figure(height=4.2)
+    names = list(dict.fromkeys(run["what"] for run in runs))
+    for run in runs:
+        first = next(other for other in runs if other["what"] == run["what"])
+        share = [at / run["iterations"] * run["seconds"] / 60 for at in run["curve"]["iteration"]]
+        label = run["what"] if run is first else None
+        axes.plot(share, run["curve"]["value"], color=f"C{names.index(run['what'])}", label=label)
+    pictures.mkdir(parents=True, exist_ok=True)
+    axes.set(xlabel="minutes of one run", ylabel="accuracy, 100 validation tasks")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    figure.savefig(pictures / f"{stem}.svg", metadata={"Date": None})
+    ends = ", ".join(f"{run['what']} {run['curve']['value'][-1]:.3f}" for run in runs)
+    return f"{stem}.svg", f"Validation accuracy against time; where each run ends: {ends}."
+
+
+def curve(data: dict[str, Any], stem: str, unit: str, pictures: Path) -> tuple[str, str]:
+    """Draw a learning curve; return its file name and its alternative text."""
     x, y = data["curve"]["iteration"], data["curve"]["value"]
     label = "accuracy" if unit == "accuracy" else "mean squared error"
     label = data["curve"].get("label", f"{label} on new tasks")
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
+    pictures.mkdir(parents=True, exist_ok=True)
+    figure, axes = _figure(height=3)
     axes.plot(x, y)
     axes.set(xlabel="meta-iteration", ylabel=label)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    pictures.mkdir(parents=True, exist_ok=True)
     figure.savefig(pictures / f"{stem}.svg", metadata={"Date": None})
     way = f"from {y[0]:.3g} at iteration {x[0]} to {y[-1]:.3g} at iteration {x[-1]}"
     return f"{stem}.svg", f"Learning curve: {label} goes {way}."

@@ -8,11 +8,10 @@ trained once and judged in every setting; the others are trained in each.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +39,7 @@ from metanotes.training import meta_train
 from metanotes.update_rules import Adam
 
 Settings = dict[str, tuple[int, int]]  # name -> ways, shots
+TEST_TASKS = 600
 TEST_STEPS = (1, 3, 5, 10, 20)  # of these, the number that does best on validation classes
 
 
@@ -53,6 +53,7 @@ class Data:
         net: `net(ways, seed)`, an `nn.Sequential` that ends in a linear head.
         features: how many the head takes.
         rotations: what the training classes are turned to.
+        many: the ways of episodes for a body that serves any number of them.
         settings: by name, ways and shots.
         scale: iterations of a run, relative to those of `LEARNERS`.
         about: the data, in a sentence.
@@ -63,6 +64,7 @@ class Data:
     net: Callable[[int, int], nn.Sequential]
     features: int
     rotations: Literal["classes"] | None
+    many: int
     settings: Settings
     scale: float
     about: str
@@ -85,6 +87,7 @@ DATA = {
         net=lambda ways, seed: conv4(ways, seed=seed),
         features=256,
         rotations="classes",
+        many=60,
         settings={**FIVE_WAY, "20-way 1-shot": (20, 1), "20-way 5-shot": (20, 5)},
         scale=1.0,
         about="Omniglot, 1200/423 characters, of the 1200 100 for validation; training characters "
@@ -96,6 +99,7 @@ DATA = {
         net=lambda ways, seed: conv4(ways, 32, 3, size=84, pool="max", seed=seed),
         features=800,
         rotations=None,
+        many=20,
         settings=FIVE_WAY,
         scale=0.15,
         about="mini-ImageNet at 84x84, 64/16/20 classes; conv4, 32 channels, max-pooling",
@@ -166,7 +170,6 @@ class Run:
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         what = what or f"{self.learner} {self.setting}"
         watch = Stopwatch(self.path(what).with_suffix(".seconds"))
-        known = {(run["what"], run["seed"]) for run in self.record.content["runs"]}
 
         def validate(_: Learner) -> float:
             watch.note()
@@ -187,20 +190,23 @@ class Run:
             checkpoint_every=max(1, iterations // 20),
         )
         watch.note()
-        if (what, self.seed) not in known:
-            at, values = zip(*history.validation, strict=True)
-            self.record.content["runs"].append(
-                {
-                    "what": what,
-                    "name": self.learner,
-                    "seed": self.seed,
-                    "iterations": iterations,
-                    "tasks in a batch": batch,
-                    "seconds": round(watch.seconds()),
-                    "curve": {"iteration": at, "value": [round(v, 4) for v in values]},
-                }
-            )
-            self.record.content["wall_seconds"].append(round(watch.seconds()))
+        self.record.reload()
+        content = self.record.content
+        if (what, self.seed) in {(run["what"], run["seed"]) for run in content["runs"]}:
+            return
+        at, values = zip(*history.validation, strict=True)
+        content["runs"].append(
+            {
+                "what": what,
+                "seed": self.seed,
+                "iterations": iterations,
+                "tasks in a batch": batch,
+                "seconds": round(watch.seconds()),
+                "curve": {"iteration": at, "value": [round(v, 4) for v in values]},
+            }
+        )
+        content["wall_seconds"].append(round(watch.seconds()))
+        self.record.write()
 
     def held_out(self, which: int, queries: int = 15) -> Sampler:
         """Episodes of the validation (1) or test (2) classes, the same for all learners."""
@@ -248,16 +254,22 @@ def _reptile(run: Run) -> Learner:
     return learner
 
 
+def _scaled(model: nn.Sequential) -> nn.Sequential:
+    """Features of one length below the head, so that one inner rate suits them all the time."""
+    *body, head = model
+    return nn.Sequential(*body, nn.LayerNorm(head.in_features, elementwise_affine=False), head)
+
+
 def _hyper_representation(run: Run) -> Learner:
-    """Trained on 20-way (mini-ImageNet: 5-way) 1-shot episodes, judged in every setting."""
-    ways = max(ways for ways, _ in run.data.settings.values())
-    learner = HyperRepresentation(run.net(ways), inner_lr=0.1, steps=5)
-    body = learner.model[:-1]  # type: ignore[index]
+    """Trained on episodes of many classes, judged in every setting."""
+    learner = HyperRepresentation(_scaled(run.net(run.data.many)), inner_lr=0.3, steps=5)
+    body = list(learner.model.children())[:-1]
     judged = HyperRepresentation(
-        nn.Sequential(*body, nn.Linear(run.data.features, run.ways)), inner_lr=0.1, steps=5
+        nn.Sequential(*body, nn.Linear(run.data.features, run.ways)), inner_lr=0.3, steps=5
     )
-    tasks = run.episodes(ways, shots=1)
-    run.train(learner, tasks, 10_000, 40 // ways, judged, what=run.learner)
+    tasks = run.episodes(run.data.many, shots=1, queries=3)
+    outer = partial(torch.optim.Adam, lr=8e-3)
+    run.train(learner, tasks, 6000, 1, judged, what=run.learner, outer=outer)
     return judged
 
 
@@ -293,7 +305,7 @@ LEARNERS: dict[str, Callable[[Run], Learner]] = {
     "fine-tuning": _fine_tuning,
     "MAML": _episodic(lambda net, lr, k: MAML(net, lr, k), 3000),
     "first-order MAML": _episodic(lambda net, lr, k: MAML(net, lr, k, first_order=True), 4000),
-    "ANIL": _episodic(lambda net, lr, k: ANIL(net, 0.1, 5), 5000),
+    "ANIL": _episodic(lambda net, lr, k: ANIL(_scaled(net), 0.3, 5), 5000),
     "Meta-SGD": _episodic(lambda net, lr, k: MetaSGD(net, lr, k), 3000),
     "Reptile": _reptile,
     "MAML without convolutions": _maml_without_convolutions,
@@ -321,25 +333,23 @@ def run(name: str, learners: str, settings: str, seeds: list[int]) -> None:
             "data": data.about,
             "episodes in training": "5 queries a class (Reptile: 10 examples a class)",
             "inner": "MAML, Meta-SGD: rate 0.4 and 1 step at 5 ways, 0.1 and 5 steps at 20; ANIL, "
-            "hyper-representation: rate 0.1, 5 steps; Reptile: Adam, 5 or 10 steps",
-            "outer": "Adam, rate 0.003 falling to 0 (cosine), gradient norm at most 10; Reptile: "
-            "step 1 falling to 0",
+            "hyper-representation: rate 0.3, 5 steps, features scaled to one length; Reptile: "
+            "Adam, 5 or 10 steps",
+            "outer": "Adam, rate 0.003 (hyper-representation: 0.008) falling to 0 (cosine), "
+            "gradient norm at most 10; Reptile: step 1 falling to 0",
             "heads": "start at zero, but Reptile's",
-            "hyper-representation": "trained once on episodes of the largest number of ways, 1 "
-            "shot, and judged in every setting; so are the features of fine-tuning and "
-            "of the nearest neighbour, a network trained to tell all training classes apart",
+            "hyper-representation": f"trained once on {data.many}-way 1-shot episodes, 3 queries a "
+            "class, and judged in every setting; so are the features of fine-tuning and of the "
+            "nearest neighbour, a network trained to tell all training classes apart",
         },
-        protocol="600 test tasks of unseen classes, the same for all learners; accuracy with the "
-        "95 % interval over tasks. Phi, and the number of steps in testing, are chosen on the "
-        "validation classes. Transductive: 15 queries a class in one batch, whose statistics "
+        protocol=f"{TEST_TASKS} test tasks of unseen classes, the same for all learners; accuracy "
+        "with the 95 % interval over tasks. Phi, and the number of steps in testing, are chosen on "
+        "the validation classes. Transductive: 15 queries a class in one batch, whose statistics "
         "normalise it; not transductive: one query a class, each predicted on its own, beside the "
         "support set. Runs are short; see their iterations and learning curves.",
         seeds=[],
         runs=[],
     )
-    if record.path.exists():
-        record.content = {**record.content, **_kept(json.loads(record.path.read_text()))}
-    rows = record.content["rows"]
     wanted = [
         Run(data, record, learner, setting, seed)
         for seed in seeds
@@ -348,15 +358,11 @@ def run(name: str, learners: str, settings: str, seeds: list[int]) -> None:
         if re.search(learners, learner) and re.search(settings, setting)
     ]
     for one in wanted:
+        record.reload()
+        rows = record.content["rows"]
         done = {(row["name"], row["setting"], row["seed"]) for row in rows}
         if (one.learner, one.setting, one.seed) not in done:
             _judge(one, LEARNERS[one.learner](one))
-            record.content["seeds"] = sorted({row["seed"] for row in rows})
-            record.write()
-
-
-def _kept(old: dict[str, Any]) -> dict[str, Any]:
-    return {key: old[key] for key in ("rows", "runs", "seeds", "wall_seconds")}
 
 
 def _judge(one: Run, learner: Learner) -> None:
@@ -371,13 +377,19 @@ def _judge(one: Run, learner: Learner) -> None:
             for k in TEST_STEPS
         }
         steps = max(tried, key=lambda k: tried[k])
-    for transductive, queries in ((True, 15), (False, 1)):
-        score = evaluate(
+    scores = [
+        evaluate(
             learner,
             one.held_out(2, queries),
-            tasks=600,
+            tasks=TEST_TASKS,
             steps=steps,
             transductive=transductive,
         )
-        more = {"setting": one.setting} | ({} if steps is None else {"steps": steps})
+        for transductive, queries in ((True, 15), (False, 1))
+    ]
+    more = {"setting": one.setting} | ({} if steps is None else {"steps": steps})
+    one.record.reload()
+    for score in scores:
         one.record.add(one.learner, score, one.seed, **more)
+    one.record.content["seeds"] = sorted({row["seed"] for row in one.record.content["rows"]})
+    one.record.write()

@@ -49,6 +49,12 @@ class Record:
         )
         print(f"{name}, seed {seed}: {score}", flush=True)
 
+    def reload(self) -> None:
+        """Take over what the file holds of former runs, or of one that goes on beside this one."""
+        if self.path.exists():
+            old = json.loads(self.path.read_text(encoding="utf-8"))
+            self.content |= {key: old[key] for key in ("rows", "runs", "seeds", "wall_seconds")}
+
     def write(self) -> None:
         """Write the record to a temporary name beside its own, then rename it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
