@@ -119,7 +119,7 @@ def test_sklearn_digits_are_split_by_order_and_scaled():
     load_digits = pytest.importorskip("sklearn.datasets").load_digits
     data = load_digits()
     train, test = (digits("sklearn", split, size=8) for split in ("train", "test"))
-    assert len(train.x), len(test.x) == (1000, 797)
+    assert (len(train.x), len(test.x)) == (1000, 797)
     x, y = torch.cat([train.x, test.x]), torch.cat([train.y, test.y])
     assert y.tolist() == data.target.tolist()
     expected = torch.from_numpy(data.images).unsqueeze(1) / 16 * 255
@@ -146,7 +146,6 @@ def test_the_root_may_be_given(folder, monkeypatch):
 
 
 def test_the_arrays_come_before_the_text(folder):
-    """Without torchvision, too."""
     write_bz2(folder)
     (folder / "usps").rename(folder / "other")
     write_npz(folder)
@@ -163,10 +162,15 @@ def test_missing_data_names_the_folder_and_the_call(folder, name):
         assert part in str(caught.value)
 
 
-def test_half_of_mnist_is_missing_data(folder):
-    write_mnist(folder).unlink()
+@needs_torchvision
+def test_half_of_a_set_is_missing_data(folder):
+    """Of MNIST torchvision asks for all; of USPS for the split's file."""
+    write_mnist(folder).with_name("t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match="mnist is not in"):
-        digits("mnist", "test")
+        digits("mnist", "train")
+    write_bz2(folder).with_name("usps.t.bz2").unlink()
+    with pytest.raises(FileNotFoundError, match="usps is not in"):
+        digits("usps", "test")
 
 
 @pytest.mark.parametrize(
@@ -227,6 +231,7 @@ def test_an_altered_label_of_mnist_is_refused(folder):
     ("change", "message"),
     [
         (lambda x, y: (x[1:], y[1:]), r"\(29, 16, 16\) are not 30 images"),
+        (lambda x, y: (x[1:], y), "are not 30 images of bytes with their labels"),
         (lambda x, y: (x, y[1:]), "are not 30 images of bytes with their labels"),
         (lambda x, y: (x / 255, y), "float64"),
         (lambda x, y: (x.reshape(30, 256), y), r"\(30, 256\)"),
