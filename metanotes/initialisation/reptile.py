@@ -5,7 +5,7 @@
 
 As a loss, so that any optimizer does (1) by descending it:
 
-    L(phi) = sum_n 1/2 |phi - stop(theta_k^n)|^2,    grad L = sum_n (phi - theta_k^n)     (2)
+    L(phi) = sum_n 1/2 (phi - stop(theta_k^n))^2,    grad L = sum_n (phi - theta_k^n)     (2)
 
 `stop` holds theta_k constant: nothing is differentiated through the steps. Plain gradient descent
 with rate epsilon on the mean of (2) over tasks is (1).
@@ -76,7 +76,7 @@ class Reptile(InnerLoopLearner):
         self.batch = batch
 
     def forward(self, tasks: Task) -> Tensor:
-        """1/2 |phi - theta_k|^2 of every task, `[T]`: how far it has walked, not how well."""
+        """`1/2 (phi - theta_k)^2` of every task, `[T]`: how far it has walked, not how well."""
         check_tasks(tasks)
         both = Batch(*(torch.cat(pair, 1) for pair in zip(*tasks, strict=True)))
         if self.batch is not None:
