@@ -274,7 +274,15 @@ class _Vmapped(Function):
 
 
 class TaskLayers(TorchFunctionMode):
-    """Under vmap over tasks, take the layers of this module for the functions of `torch.nn`."""
+    """Under vmap over tasks, take the layers of this module for the functions of `torch.nn`.
+
+    Args:
+        shared: the tasks have the same weights, and one ordinary convolution serves them all.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        super().__init__()
+        self.shared = shared
 
     def __torch_function__(
         self,
@@ -285,7 +293,7 @@ class TaskLayers(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.conv2d:
-            return _convolution(*args, **kwargs)
+            return (_shared_convolution if self.shared else _convolution)(*args, **kwargs)
         if func is F.batch_norm:
             return _normalisation(*args, **kwargs)
         return func(*args, **kwargs)
@@ -309,6 +317,11 @@ def _convolution(
 
     y = _Vmapped.apply(layer, x, weight)
     return y if bias is None else y + bias[:, None, None]
+
+
+def _shared_convolution(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """vmap's own, of all images at once; its results have their channels last, as weights have."""
+    return F.conv2d(x, weight.clone(memory_format=torch.channels_last), *args, **kwargs)
 
 
 def _normalisation(

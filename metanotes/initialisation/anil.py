@@ -10,12 +10,15 @@ image, however many steps follow. Its gradient comes through the features of bot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metanotes.inner_loop import Descent, over_tasks, trainable, unrolled
 from metanotes.inner_loop_learner import InnerLoopLearner
+from metanotes.layers import TaskLayers
 from metanotes.learner import Loss, cross_entropy
 from metanotes.task import Batch
 from metanotes.update_rules import Sgd, Theta, positive
@@ -32,7 +35,7 @@ class ANIL(InnerLoopLearner):
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
         first_order: hold the inner gradients constant.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
-        compile: see `InnerLoopLearner`.
+        keep_graph, compile: see `InnerLoopLearner`.
 
     Raises:
         ValueError: the model is no such `nn.Sequential`, its head has nothing to adapt; or see
@@ -57,6 +60,7 @@ class ANIL(InnerLoopLearner):
         steps: int = 1,
         first_order: bool = False,
         loss: Loss = cross_entropy,
+        keep_graph: bool = False,
         compile: bool = False,
     ) -> None:
         if not isinstance(model, nn.Sequential) or len(model) < 2:
@@ -67,7 +71,7 @@ class ANIL(InnerLoopLearner):
         if not trainable(model[-1]):
             raise ValueError(f"the last module, {model[-1]}, has no parameter to adapt")
         rule = Sgd(positive("inner_lr", inner_lr))
-        super().__init__(model, rule, steps, loss, first_order, compile=compile)
+        super().__init__(model, rule, steps, loss, first_order, keep_graph, compile=compile)
 
     @property
     def head(self) -> nn.Module:
@@ -80,8 +84,17 @@ class ANIL(InnerLoopLearner):
 
     def features(self, x: Tensor) -> Tensor:
         """What the body makes of the images of every task: `[T, N, ...]` to `[T, N, F]`."""
-        body = self.model[:-1]  # type: ignore[index]
-        return over_tasks(lambda _, x: body(x), not self.batchable)({}, x)
+        layers = self._task_layers and torch.is_grad_enabled()
+        return over_tasks(lambda _, x: self._body(x, layers), not self.batchable)({}, x)
+
+    def _body(self, x: Tensor, layers: bool) -> Tensor:
+        """Of one task. Nobody can vmap `layers` once more, as `evaluate` does without gradients."""
+        with TaskLayers(shared=True) if layers else nullcontext():
+            return self.model[:-1](x)  # type: ignore[index]
+
+    def one_by_one(self, x: Tensor) -> bool:
+        """Whether to predict task by task: the weights of the body are the same in all."""
+        return not self.batchable
 
     def descend(self, batches: Sequence[Batch], steps: int) -> Theta:
         """The head after so many steps on the features; one graph, since these depend on phi."""
@@ -96,7 +109,7 @@ class ANIL(InnerLoopLearner):
 
     def task_loss(self, theta: Theta, x: Tensor, y: Tensor) -> Tensor:
         """Of one task, on its images."""
-        return self.head_loss(theta, self.model[:-1](x), y)  # type: ignore[index]
+        return self.head_loss(theta, self._body(x, self._task_layers), y)
 
     def predict(self, adapted: Theta, x: Tensor) -> Tensor:
         """f_theta(x) of every task: x `[T, M, ...]` to outputs `[T, M, ...]`."""
