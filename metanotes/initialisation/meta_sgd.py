@@ -35,16 +35,17 @@ class LearnedRates(UpdateRule):
     def __init__(self, like: Theta, lr: float) -> None:
         super().__init__()
         positive("lr", lr)
-        self.rates = nn.ParameterDict(
-            {self._key(name): torch.full_like(t, lr) for name, t in like.items()}
-        )
+        self.names = tuple(like)  # may have dots in them, which names of parameters may not
+        self.alpha = nn.ParameterList(torch.full_like(t, lr) for t in like.values())
 
-    @staticmethod
-    def _key(name: str) -> str:
-        return name.replace(".", "/")  # torch has no dots in the names of parameters
+    @property
+    def rates(self) -> Theta:
+        """alpha by name."""
+        return dict(zip(self.names, self.alpha, strict=True))
 
     def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
-        return {name: -self.rates[self._key(name)] * g for name, g in grads.items()}, state
+        rates = self.rates
+        return {name: -rates[name] * g for name, g in grads.items()}, state
 
 
 class MetaSGD(InnerLoopLearner):
@@ -56,7 +57,7 @@ class MetaSGD(InnerLoopLearner):
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
         first_order: hold the inner gradients constant; the step sizes are learned all the same.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
-        checkpoint, compile: see `InnerLoopLearner`.
+        keep_graph, checkpoint, compile: see `InnerLoopLearner`.
 
     Raises:
         ValueError: see `InnerLoopLearner`.
@@ -69,7 +70,7 @@ class MetaSGD(InnerLoopLearner):
     >>> from metanotes.nets import mlp
     >>> learner = MetaSGD(mlp(1, 40, 40, 1), inner_lr=0.01, loss=mse)
     >>> learner(sinusoid(seed=0)(25)).mean().backward()
-    >>> learner.rule.rates["0/weight"].grad.shape
+    >>> learner.rule.rates["0.weight"].grad.shape
     torch.Size([40, 1])
     """
 
@@ -80,10 +81,9 @@ class MetaSGD(InnerLoopLearner):
         steps: int = 1,
         first_order: bool = False,
         loss: Loss = cross_entropy,
+        keep_graph: bool = False,
         checkpoint: bool = False,
         compile: bool = False,
     ) -> None:
         rule = LearnedRates(trainable(model), positive("inner_lr", inner_lr))
-        super().__init__(
-            model, rule, steps, loss, first_order, checkpoint=checkpoint, compile=compile
-        )
+        super().__init__(model, rule, steps, loss, first_order, keep_graph, checkpoint, compile)
