@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 from torch.nn import functional as F
 
-from metanotes.learner import Learner, Loss, cross_entropy
+from metanotes.inner_loop import over_tasks
+from metanotes.learner import Learner, Loss, check_targets, cross_entropy
 from metanotes.task import Batch
 
 
@@ -49,7 +49,7 @@ class Classifier(Learner):
 
     def predict(self, adapted: None, x: Tensor) -> Tensor:
         """f_phi(x): x `[T, M, ...]` to outputs `[T, M, ...]`."""
-        return vmap(self.model)(x)
+        return torch.stack([self.model(minibatch) for minibatch in x])
 
 
 class Neighbours(NamedTuple):
@@ -63,8 +63,12 @@ class NearestNeighbour(Learner):
     """Answers with the label of the support example whose features are nearest.
 
     Args:
-        body: from `[N, ...]` to features `[N, ...]`; `nn.Flatten()` compares pixels.
+        body: from `[N, ...]` to features `[N, ...]`; `nn.Flatten()` compares pixels. If it is one
+            that `torch.func.vmap` cannot batch, set the learner's `batchable` to False.
         ways: classes of a task.
+
+    Raises:
+        ValueError: labels outside the ways.
 
     >>> from metanotes import NearestNeighbour, evaluate
     >>> from metanotes.data import episodes, glyphs
@@ -79,10 +83,12 @@ class NearestNeighbour(Learner):
 
     def features(self, x: Tensor) -> Tensor:
         """`[T, N, ...]` to features of length 1, `[T, N, F]`."""
-        return F.normalize(vmap(self.body)(x).flatten(2), dim=2)
+        z = over_tasks(lambda _, x: self.body(x), not self.batchable)({}, x)
+        return F.normalize(z.flatten(2), dim=2)
 
     def adapt(self, support: Batch) -> Neighbours:
         """The support set as it is, in features."""
+        check_targets(cross_entropy, torch.Size([self.ways]), support.y)
         return Neighbours(self.features(support.x), support.y)
 
     def predict(self, adapted: Neighbours, x: Tensor) -> Tensor:
