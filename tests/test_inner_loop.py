@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from metanotes import MAML, Adam, Sgd, UpdateRule, cross_entropy, mse
+from metanotes import MAML, Adam, Batch, Sgd, UpdateRule, cross_entropy, mse
 from metanotes.inner_loop import Descent, descend, unrolled
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.nets import conv4, mlp
@@ -145,6 +146,75 @@ def test_descend_and_unrolled_agree_on_theta():
     a, b = descend(learner.phi(), descent), unrolled(learner.phi(), descent)
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-12, atol=0)
+
+
+def minibatches() -> list[Batch]:
+    """Three for four tasks, of unequal sizes."""
+    g = torch.Generator().manual_seed(9)
+    x = torch.randn(4, 9, 2, generator=g).double()
+    y = x.sin() @ torch.tensor([[1.0], [-2.0]]).double()
+    return [
+        Batch(*parts) for parts in zip(x.split([2, 4, 3], 1), y.split([2, 4, 3], 1), strict=True)
+    ]
+
+
+def plain_minibatches(model, batches, query, inner_lr, steps, loss, first_order) -> list[Tensor]:
+    """The meta-gradient, where step t takes minibatch t, and the first after the last."""
+    phi = dict(model.named_parameters())
+    total = torch.zeros((), dtype=torch.float64)
+    for n in range(len(query.x)):
+        theta, t = dict(phi), 0
+        while t < steps:
+            for x, y in batches:
+                if t == steps:
+                    break
+                value = loss(functional_call(model, theta, (x[n],)), y[n])
+                grads = torch.autograd.grad(value, list(theta.values()), create_graph=True)
+                if first_order:
+                    grads = [g.detach() for g in grads]
+                theta = {
+                    k: p - inner_lr * g for (k, p), g in zip(theta.items(), grads, strict=True)
+                }
+                t += 1
+        total = total + loss(functional_call(model, theta, (query.x[n],)), query.y[n])
+    return list(torch.autograd.grad(total, list(phi.values())))
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_each_step_takes_the_next_minibatch_and_then_the_first_again(steps, first_order, loop):
+    norm = nn.BatchNorm1d(4, track_running_stats=False)
+    model = shaken(nn.Sequential(nn.Linear(2, 4), norm, nn.Tanh(), nn.Linear(4, 1)))
+    batches, query = minibatches(), vector_tasks().query
+    expected = plain_minibatches(model, batches, query, 0.2, steps, mse, first_order)
+    learner = MAML(model, inner_lr=0.2, loss=mse)
+    descent = Descent(learner.task_loss, learner.rule, batches, steps, first_order, loop)
+    phi = learner.phi()
+    for theta in (
+        descend(phi, descent),
+        descend(phi, descent, checkpoint=True),
+        unrolled(phi, descent),
+    ):
+        total = learner.losses_at(theta, query).sum()
+        ours = torch.autograd.grad(total, list(phi.values()))
+        assert relative_error(ours, expected) < 1e-10
+    whole = [Batch(torch.cat([b.x for b in batches], 1), torch.cat([b.y for b in batches], 1))]
+    other = plain_minibatches(model, whole, query, 0.2, steps, mse, first_order)
+    assert relative_error(other, expected) > 0.01  # the two are told apart
+
+
+def test_minibatches_of_images_go_through_the_fast_layers():
+    tasks, model = image_tasks(), shaken(conv4(5, channels=4))
+    parts = (t.split([2, 3], 1) for t in tasks.support)
+    batches = [Batch(*part) for part in zip(*parts, strict=True)]
+    expected = plain_minibatches(model, batches, tasks.query, 0.1, 5, cross_entropy, False)
+    for options in ({}, {"checkpoint": True}, {"keep_graph": True}):
+        learner = MAML(model, inner_lr=0.1, **options)
+        learner.trial(tasks.support)
+        total = learner.losses_at(learner.descend(batches, 5), tasks.query).sum()
+        ours = torch.autograd.grad(total, list(model.parameters()))
+        assert relative_error(ours, expected) < 1e-10
 
 
 def test_running_statistics_are_refused_with_a_remedy():
