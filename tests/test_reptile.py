@@ -310,4 +310,4 @@ def test_bad_tasks_say_what_they_are():
     with pytest.raises(ValueError, match="batch=10 asks for more examples than the 9 of a task"):
         learner(tasks)
     with pytest.raises(ValueError, match="labels run from 0 to 4, but the model's outputs have 3"):
-        Reptile(conv4(3, channels=4).double(), Sgd(0.1), steps=1, batch=5)(image_tasks())
+        Reptile(conv4(3, channels=4).double(), Sgd(0.1), steps=1)(image_tasks())
