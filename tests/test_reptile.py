@@ -84,6 +84,22 @@ def test_the_gradient_is_phi_minus_theta(rule, batch):
     assert relative_error(meta_gradient(learner, tasks), mean(away)) < 1e-12
 
 
+def test_a_parameter_may_be_one_number():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.factor * x
+
+    learner = Reptile(Scale(), Sgd(0.1), steps=1, loss=mse)
+    x = torch.ones(1, 4, 1)
+    learner(Task(Batch(x, 5 * x), Batch(x, 5 * x))).sum().backward()
+    # d/df (f - 5)^2 = -6 at 2, so the step goes up by 0.6
+    assert torch.allclose(learner.model.factor.grad, torch.tensor(-0.6))
+
+
 def test_gradient_descent_on_the_loss_is_the_published_update():
     epsilon, tasks, model = 0.3, vector_tasks(), shaken(mlp(2, 5, 1))
     away = mean(walked(model, tasks, RULES["sgd"][1], 3, 4, mse))

@@ -91,7 +91,7 @@ class Reptile(InnerLoopLearner):
         with torch.no_grad():
             theta = self.descend(batches, self.steps)
         away = (p - theta[name] for name, p in self.phi().items())  # [T, ...] each
-        return torch.stack([0.5 * d.square().flatten(1).sum(1) for d in away]).sum(0)
+        return torch.stack([0.5 * d.square().reshape(len(d), -1).sum(1) for d in away]).sum(0)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, batch={self.batch}"
