@@ -98,6 +98,31 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(tmp_path, dropo
     assert torch.equal(parameters(loaded), parameters(whole))
 
 
+def test_the_outer_rate_follows_its_schedule_over_an_interruption(tmp_path):
+    def falling(learner, iterations, **options):
+        sgd = torch.optim.SGD(learner.parameters(), lr=0.1)
+        linear = torch.optim.lr_scheduler.LinearLR(sgd, 1.0, 0.0, total_iters=8)
+        train(learner, iterations, optimizer=sgd, scheduler=linear, **options)
+        return sgd.param_groups[0]["lr"]
+
+    whole, parts = sine_learner(), sine_learner()
+    assert falling(whole, 8) == pytest.approx(0.0, abs=1e-12)
+    assert falling(parts, 3, checkpoint=tmp_path / "run.pt") == pytest.approx(0.1 * 5 / 8)
+    parts = sine_learner()
+    assert falling(parts, 8, checkpoint=tmp_path / "run.pt") == pytest.approx(0.0, abs=1e-12)
+    assert torch.equal(parameters(whole), parameters(parts))
+    constant = sine_learner()
+    train(constant, 8, optimizer=torch.optim.SGD(constant.parameters(), lr=0.1))
+    assert not torch.equal(parameters(whole), parameters(constant))
+
+
+def test_a_schedule_of_another_optimizer_is_refused():
+    learner = sine_learner()
+    other = torch.optim.lr_scheduler.ConstantLR(torch.optim.SGD(learner.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="scheduler="):
+        train(learner, 1, scheduler=other)
+
+
 def test_a_killed_process_goes_on_bit_for_bit(tmp_path):
     script = textwrap.dedent(
         """
