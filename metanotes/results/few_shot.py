@@ -3,7 +3,8 @@
 A run trains one learner with one seed, and each of its scores goes to the record at once. Given
 again, the command goes on with the run that was interrupted and leaves out those that are done.
 What can be used with any number of classes and examples (a body without a head of its own) is
-trained once and judged in every setting; the others are trained in each.
+trained once and judged in every setting; Reptile once for each number of classes; the others are
+trained in each setting.
 """
 
 from __future__ import annotations
@@ -219,14 +220,13 @@ class Run:
 
 
 def _episodic(
-    make: Callable[[nn.Sequential, float, int], Learner], iterations: int
+    make: Callable[[nn.Sequential], Learner], iterations: int
 ) -> Callable[[Run], Learner]:
     """A learner that is trained on episodes of its own setting."""
 
     def trained(run: Run) -> Learner:
-        many = run.ways > 5
-        learner = make(run.net(), 0.1 if many else 0.4, 5 if many else 1)
-        run.train(learner, run.episodes(), iterations, batch=2 if many else 8)
+        learner = make(run.net())
+        run.train(learner, run.episodes(), iterations, batch=2 if run.ways > 5 else 8)
         return learner
 
     return trained
@@ -237,19 +237,23 @@ def _maml_without_convolutions(run: Run) -> Learner:
     model = dense4(run.ways, image[0], image[1], seed=run.seed)
     for p in model[-1].parameters():
         nn.init.zeros_(p)
-    learner = MAML(model, inner_lr=0.1 if run.ways > 5 else 0.4, steps=1)
-    run.train(learner, run.episodes(), 5000, batch=16)
+    learner = MAML(model, inner_lr=0.4)
+    run.train(learner, run.episodes(), 5000, batch=4 if run.ways > 5 else 16)
     return learner
 
 
 def _reptile(run: Run) -> Learner:
-    """As published, but for the number of iterations: Adam inside, its first moment off."""
+    """As published, but for the number of iterations: Adam inside, its first moment off.
+
+    It learns from ten examples of each class, whatever the shots: one run serves both settings.
+    """
     many = run.ways > 5
     rule = Adam(lr=5e-4 if many else 1e-3, betas=(0.0, 0.999))
     model = run.data.net(run.ways, run.seed)
     learner = Reptile(model, rule, steps=10 if many else 5, batch=20 if many else 10)
     tasks = run.episodes(shots=9, queries=1)  # ten of each class, support or not
-    run.train(learner, tasks, 4000, batch=5, outer=lambda phi: torch.optim.SGD(phi, lr=1.0))
+    outer = partial(torch.optim.SGD, lr=1.0)
+    run.train(learner, tasks, 4000, 5, what=f"{run.learner} {run.ways}-way", outer=outer)
     learner.steps = 50
     return learner
 
@@ -303,10 +307,10 @@ LEARNERS: dict[str, Callable[[Run], Learner]] = {
     "nearest neighbour in pixels": lambda run: NearestNeighbour(nn.Flatten(), run.ways),
     "nearest neighbour in features": lambda run: NearestNeighbour(_body(run), run.ways),
     "fine-tuning": _fine_tuning,
-    "MAML": _episodic(lambda net, lr, k: MAML(net, lr, k), 3000),
-    "first-order MAML": _episodic(lambda net, lr, k: MAML(net, lr, k, first_order=True), 4000),
-    "ANIL": _episodic(lambda net, lr, k: ANIL(_scaled(net), 0.3, 5), 5000),
-    "Meta-SGD": _episodic(lambda net, lr, k: MetaSGD(net, lr, k), 3000),
+    "MAML": _episodic(lambda net: MAML(net, inner_lr=0.4), 3000),
+    "first-order MAML": _episodic(lambda net: MAML(net, inner_lr=0.4, first_order=True), 4000),
+    "ANIL": _episodic(lambda net: ANIL(_scaled(net), inner_lr=0.3, steps=5), 5000),
+    "Meta-SGD": _episodic(lambda net: MetaSGD(net, inner_lr=0.4), 3000),
     "Reptile": _reptile,
     "MAML without convolutions": _maml_without_convolutions,
     "joint pre-training": _joint,
@@ -332,9 +336,8 @@ def run(name: str, learners: str, settings: str, seeds: list[int]) -> None:
         config={
             "data": data.about,
             "episodes in training": "5 queries a class (Reptile: 10 examples a class)",
-            "inner": "MAML, Meta-SGD: rate 0.4 and 1 step at 5 ways, 0.1 and 5 steps at 20; ANIL, "
-            "hyper-representation: rate 0.3, 5 steps, features scaled to one length; Reptile: "
-            "Adam, 5 or 10 steps",
+            "inner": "MAML, Meta-SGD: rate 0.4, 1 step; ANIL, hyper-representation: rate 0.3, "
+            "5 steps, features scaled to one length; Reptile: Adam, 5 or 10 steps",
             "outer": "Adam, rate 0.003 (hyper-representation: 0.008) falling to 0 (cosine), "
             "gradient norm at most 10; Reptile: step 1 falling to 0",
             "heads": "start at zero, but Reptile's",
