@@ -20,7 +20,7 @@ from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.task import Batch, Task
 from metanotes.training import CheckpointError, History, NonFiniteLossError, meta_train
-from metanotes.update_rules import Adam, Sgd, UpdateRule
+from metanotes.update_rules import Adam, Momentum, RMSprop, Sgd, UpdateRule
 
 __all__ = [
     "ANIL",
@@ -35,9 +35,11 @@ __all__ = [
     "LearnedRates",
     "Learner",
     "MetaSGD",
+    "Momentum",
     "NearestNeighbour",
     "NonFiniteLossError",
     "Pretrained",
+    "RMSprop",
     "Reptile",
     "Score",
     "Sgd",

@@ -70,6 +70,92 @@ class Sgd(UpdateRule):
         return f"lr={self.lr}"
 
 
+class Momentum(UpdateRule):
+    """Gradient descent with momentum (Polyak 1964), or Nesterov's form of it.
+
+        m_t = mu m_{t-1} + g_t,    u_t = -lr m_t              momentum
+                                   u_t = -lr (g_t + mu m_t)   Nesterov
+
+    Nesterov's step looks ahead: it is momentum's, with the gradient taken where momentum alone
+    would lead, in the form of Sutskever et al. (2013) that needs the gradient at theta_t only.
+
+    Args:
+        lr: the step size, above 0. Along a constant gradient g the steps grow to -lr g / (1 - mu).
+        momentum: mu, how much of the last step goes on, in [0, 1).
+        nesterov: whether to look ahead.
+
+    >>> rule = Momentum(lr=0.1, momentum=0.5)
+    >>> theta = {"w": torch.tensor([[1.0, 2.0]])}
+    >>> state = rule.init(theta)
+    >>> for _ in range(3):
+    ...     updates, state = rule({"w": torch.tensor([[1.0, -2.0]])}, state)
+    >>> updates["w"]                            # -lr (1 + mu + mu^2) g
+    tensor([[-0.1750,  0.3500]])
+    """
+
+    def __init__(self, lr: float, momentum: float = 0.9, nesterov: bool = False) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum} must be in [0, 1)")
+        self.lr, self.momentum, self.nesterov = positive("lr", lr), momentum, nesterov
+
+    def init(self, theta: Theta) -> State:
+        return ({name: torch.zeros_like(t) for name, t in theta.items()},)
+
+    def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
+        (m,) = state
+        m = {name: self.momentum * m[name] + g for name, g in grads.items()}
+        ahead = {n: g + self.momentum * m[n] for n, g in grads.items()} if self.nesterov else m
+        return {name: -self.lr * step for name, step in ahead.items()}, (m,)
+
+    def extra_repr(self) -> str:
+        return f"lr={self.lr}, momentum={self.momentum}, nesterov={self.nesterov}"
+
+
+def smooth_root(v: Tensor, eps: float) -> Tensor:
+    """sqrt(v), with a derivative at 0: 1e-16 eps^2 is added under it, too little to be seen."""
+    return (v + 1e-16 * eps**2).sqrt()
+
+
+class RMSprop(UpdateRule):
+    """RMSprop (Tieleman and Hinton 2012): the gradient over the root of its mean square.
+
+        v_t = rho v_{t-1} + (1 - rho) g_t^2,    u_t = -lr g_t / (sqrt(v_t) + eps)
+
+    Args:
+        lr: the step size, above 0.
+        decay: rho, of the mean square, in [0, 1); torch calls it alpha.
+        eps: added to the denominator. (Under its square root as in `Adam`.)
+
+    >>> rule = RMSprop(lr=0.1, decay=0.75)
+    >>> theta = {"w": torch.tensor([[1.0, 2.0]])}
+    >>> updates, state = rule({"w": torch.tensor([[3.0, -70.0]])}, rule.init(theta))
+    >>> updates["w"]                            # -lr sign(g) / sqrt(1 - rho), at the first step
+    tensor([[-0.2000,  0.2000]])
+    """
+
+    def __init__(self, lr: float = 1e-2, decay: float = 0.99, eps: float = 1e-8) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay} must be in [0, 1)")
+        self.lr, self.decay, self.eps = positive("lr", lr), decay, positive("eps", eps)
+
+    def init(self, theta: Theta) -> State:
+        return ({name: torch.zeros_like(t) for name, t in theta.items()},)
+
+    def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
+        (v,) = state
+        v = {name: self.decay * v[name] + (1 - self.decay) * g * g for name, g in grads.items()}
+        updates = {
+            name: -self.lr * g / (smooth_root(v[name], self.eps) + self.eps)
+            for name, g in grads.items()
+        }
+        return updates, (v,)
+
+    def extra_repr(self) -> str:
+        return f"lr={self.lr}, decay={self.decay}, eps={self.eps}"
+
+
 class Adam(UpdateRule):
     """Adam (Kingma and Ba 2015, algorithm 1), its moments started anew in every task.
 
@@ -110,13 +196,10 @@ class Adam(UpdateRule):
         updates = {
             name: -self.lr
             * (m[name] / (1 - b1**t))
-            / (self._root(v[name] / (1 - b2**t)) + self.eps)
+            / (smooth_root(v[name] / (1 - b2**t), self.eps) + self.eps)
             for name in grads
         }
         return updates, ({"t": t}, m, v)
-
-    def _root(self, v: Tensor) -> Tensor:
-        return (v + 1e-16 * self.eps**2).sqrt()
 
     def extra_repr(self) -> str:
         return f"lr={self.lr}, betas={self.betas}, eps={self.eps}"
