@@ -4,7 +4,12 @@ A learning algorithm F_phi takes a task's training data and returns a model. phi
 it we choose to learn, by descending the loss after learning. Start with `Learner`.
 """
 
-from metanotes.bilevel import HyperRepresentation
+from metanotes.bilevel import (
+    Hypergradient,
+    HyperRepresentation,
+    InnerProblemError,
+    hypergradient,
+)
 from metanotes.evaluation import Score, evaluate
 from metanotes.initialisation import (
     ANIL,
@@ -31,7 +36,9 @@ __all__ = [
     "Classifier",
     "History",
     "HyperRepresentation",
+    "Hypergradient",
     "InnerLoopLearner",
+    "InnerProblemError",
     "LearnedRates",
     "Learner",
     "MetaSGD",
@@ -47,6 +54,7 @@ __all__ = [
     "UpdateRule",
     "cross_entropy",
     "evaluate",
+    "hypergradient",
     "meta_train",
     "mse",
 ]
