@@ -23,6 +23,13 @@ from metanotes.initialisation import (
 )
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
+from metanotes.optimisers import (
+    LearnedOptimizer,
+    LearningToOptimise,
+    LSTMRule,
+    train_optimizer,
+    trajectory,
+)
 from metanotes.task import Batch, Task
 from metanotes.training import CheckpointError, History, NonFiniteLossError, meta_train
 from metanotes.update_rules import Adam, Momentum, RMSprop, Sgd, UpdateRule
@@ -39,8 +46,11 @@ __all__ = [
     "Hypergradient",
     "InnerLoopLearner",
     "InnerProblemError",
+    "LSTMRule",
+    "LearnedOptimizer",
     "LearnedRates",
     "Learner",
+    "LearningToOptimise",
     "MetaSGD",
     "Momentum",
     "NearestNeighbour",
@@ -57,4 +67,6 @@ __all__ = [
     "hypergradient",
     "meta_train",
     "mse",
+    "train_optimizer",
+    "trajectory",
 ]

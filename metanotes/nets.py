@@ -6,18 +6,20 @@ was. Any other module does as well.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import nn
 
 
-def mlp(*sizes: int, seed: int = 0) -> nn.Sequential:
-    """A fully connected network with ReLUs between its layers.
+def mlp(*sizes: int, seed: int = 0, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A fully connected network with ReLUs, or others, between its layers.
 
     Args:
         sizes: widths from input to output; MAML's sine network is `mlp(1, 40, 40, 1)`.
         seed: of the initial weights (PyTorch's default initialisation).
+        activation: makes what stands between two layers, such as `torch.nn.Sigmoid`.
 
     >>> mlp(1, 40, 40, 1)(torch.zeros(10, 1)).shape
     torch.Size([10, 1])
@@ -28,7 +30,7 @@ def mlp(*sizes: int, seed: int = 0) -> nn.Sequential:
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+            layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
 
 

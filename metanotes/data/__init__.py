@@ -4,6 +4,7 @@ from metanotes.data.batches import batches
 from metanotes.data.digits import digits
 from metanotes.data.episodes import episodes
 from metanotes.data.folders import DamagedDataError, cache_folder, data_folder
+from metanotes.data.functions import Functions, FunctionSampler, networks, quadratics
 from metanotes.data.glyphs import glyphs
 from metanotes.data.images import Images
 from metanotes.data.mini_imagenet import mini_imagenet
@@ -13,6 +14,8 @@ from metanotes.data.sinusoid import sinusoid
 
 __all__ = [
     "DamagedDataError",
+    "FunctionSampler",
+    "Functions",
     "Images",
     "Sampler",
     "batches",
@@ -22,6 +25,8 @@ __all__ = [
     "episodes",
     "glyphs",
     "mini_imagenet",
+    "networks",
     "omniglot",
+    "quadratics",
     "sinusoid",
 ]

@@ -1,0 +1,16 @@
+"""phi is how to step."""
+
+from metanotes.optimisers.learned_optimizer import LearnedOptimizer
+from metanotes.optimisers.lstm_rule import LSTMRule, log_and_sign
+from metanotes.optimisers.train_optimizer import train_optimizer
+from metanotes.optimisers.unroll import LearningToOptimise, Position, trajectory
+
+__all__ = [
+    "LSTMRule",
+    "LearnedOptimizer",
+    "LearningToOptimise",
+    "Position",
+    "log_and_sign",
+    "train_optimizer",
+    "trajectory",
+]

@@ -1,0 +1,124 @@
+"""A learned rule in an ordinary training loop, where a `torch.optim.Optimizer` would stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from metanotes.update_rules import UpdateRule, positive
+
+
+class LearnedOptimizer(Optimizer):
+    """Trains a network by an update rule, learned or not.
+
+    The rule's own weights stay as they are. `state_dict` holds them with the hidden state of every
+    parameter, so that training goes on exactly where it was saved.
+
+    Args:
+        params: parameters, or groups of them, as of any optimizer. A group may have a rule and an
+            lr of its own.
+        rule: makes a step of a gradient.
+        lr: what the updates are multiplied with, above 0; for schedulers, and for networks whose
+            steps should be smaller than those that the rule was trained for.
+
+    Raises:
+        ValueError: an lr that is not above 0, or something that is no rule.
+
+    >>> from metanotes import LSTMRule
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = LearnedOptimizer(model.parameters(), LSTMRule())
+    >>> for _ in range(2):
+    ...     loss = model(torch.ones(8, 3)).square().mean()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    >>> len(optimizer.state_dict()["state"])                # of weight and bias
+    2
+    """
+
+    def __init__(self, params: Iterable[Any], rule: UpdateRule, lr: float = 1.0) -> None:
+        super().__init__(params, {"rule": rule, "lr": positive("lr", lr)})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        rule = param_group.get("rule", self.defaults["rule"])
+        if not isinstance(rule, UpdateRule):
+            raise ValueError(
+                f"rule={rule!r} must be an UpdateRule, such as metanotes.LSTMRule() with trained "
+                "weights"
+            )
+        positive("lr", param_group.get("lr", self.defaults["lr"]))
+        super().add_param_group(param_group)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: works out the loss and its gradient anew, and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            rule, lr = group["rule"], group["lr"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    raise RuntimeError("a learned rule takes dense gradients; sparse=False")
+                own = self.state[p]
+                if "rule" not in own:
+                    own["rule"] = rule.init({"p": p[None]})  # a task axis of one
+                updates, own["rule"] = rule({"p": p.grad[None]}, own["rule"])
+                p.add_(updates["p"][0], alpha=lr)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of any optimizer; in place of each group's rule, its weights."""
+        state = super().state_dict()
+        for group in state["param_groups"]:
+            group["rule"] = group["rule"].state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave; the rules' weights are loaded too.
+
+        Raises:
+            ValueError: the groups differ, or a rule has weights of other names or shapes.
+        """
+        rules = [group["rule"] for group in self.param_groups]
+        saved = [group["rule"] for group in state_dict["param_groups"]]
+        if len(saved) != len(rules):
+            raise ValueError(
+                f"the saved state is of {len(saved)} groups of parameters, this optimizer has "
+                f"{len(rules)}"
+            )
+        for number, (rule, weights) in enumerate(zip(rules, saved, strict=True)):
+            mine, theirs = _shapes(rule.state_dict()), _shapes(weights)
+            if mine != theirs:
+                raise ValueError(
+                    f"the rule saved for group {number} has the weights {theirs}, this one's has "
+                    f"{mine}: make it with the same arguments first"
+                )
+        groups = [
+            {**group, "rule": rule}
+            for group, rule in zip(state_dict["param_groups"], rules, strict=True)
+        ]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        for group, rule, weights in zip(self.param_groups, rules, saved, strict=True):
+            rule.load_state_dict(weights)
+            group["rule"] = rule  # not the copy that torch makes of a group
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in weights.items()}
