@@ -253,7 +253,8 @@ def _reptile(run: Run) -> Learner:
     learner = Reptile(model, rule, steps=10 if many else 5, batch=20 if many else 10)
     tasks = run.episodes(shots=9, queries=1)  # ten of each class, support or not
     outer = partial(torch.optim.SGD, lr=1.0)
-    run.train(learner, tasks, 4000, 5, what=f"{run.learner} {run.ways}-way", outer=outer)
+    what = f"{run.learner} {run.ways}-way"
+    run.train(learner, tasks, 1000 if many else 4000, 5, what=what, outer=outer)
     learner.steps = 50
     return learner
 
