@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks import peers
+from benchmarks import bilevel, peers, unroll
 from benchmarks.measure import Step, Workload
 from benchmarks.peers import MetaStep
 from metanotes import MAML, Batch, Task, cross_entropy, evaluate, mse
@@ -246,6 +246,8 @@ def standard() -> list[Workload]:
         sampling(),
         evaluation(),
         evaluation(tasks=25, transductive=False),
+        unroll.unroll(),
+        *bilevel.standard(),
     ]
 
 

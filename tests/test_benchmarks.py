@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from benchmarks import peers, report, workloads
+from benchmarks import bilevel, peers, report, workloads
 from benchmarks.__main__ import command, main, settings
 from benchmarks.measure import Effort, Machine, Row, Workload, compare, count, quartiles
 
@@ -32,6 +32,14 @@ def test_contenders_agree_in_the_meta_gradient(machine, first_order):
         assert not row.wrong
         assert (row.error is None) == (name == peers.REFERENCE)
         assert len(row.seconds) == 1
+
+
+@pytest.mark.parametrize("work", bilevel.quick(), ids=lambda work: work.name.split(":")[0])
+def test_contenders_agree_in_the_hypergradient(machine, work):
+    for name, row in rows_of(work, machine).items():
+        assert row.note == ""
+        assert not row.wrong
+        assert (row.error is None) == (name == bilevel.REFERENCE)
 
 
 def test_a_wrong_contender_is_timed_and_reported_as_wrong(machine):

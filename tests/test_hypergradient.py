@@ -486,7 +486,17 @@ def test_implicit_memory_is_a_tenth_of_reverse_mode():
     cut = held(100_000, method="truncated", last=20)
     implicit = [held(100_000, method=method) for method in IMPLICIT]
     assert reverse > 190 * one
-    assert 95 * one < lean < 0.6 * reverse
+    assert lean < 0.4 * reverse
     assert cut < 0.3 * reverse
     assert max(implicit) <= 0.1 * reverse
-    assert max(implicit) <= 0.2 * lean
+
+
+@pytest.mark.parametrize("method", ["reverse", "forward"])
+def test_a_gradient_that_is_the_hyperparameter_itself(method):
+    """grad_w L = w + hyper: what is pulled back is the cotangent itself, the same memory."""
+    made = hypergradient(
+        lambda w, h: (w * torch.arange(3.0, dtype=REAL)).sum(),
+        lambda w, h: (0.5 * w * w + w * h).sum(),
+        ones(3), ones(3), method=method, steps=4, lr=0.1,
+    )  # fmt: skip
+    torch.testing.assert_close(made.gradient, -(1 - 0.9**4) * torch.arange(3.0, dtype=REAL))

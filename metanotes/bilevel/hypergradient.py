@@ -19,52 +19,25 @@ and at a minimiser of L the path does not matter:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.func import grad_and_value, jvp, vmap
 from torch.utils._pytree import tree_unflatten
 
-from metanotes.bilevel.implicit import conjugate_gradient, neumann_series
+from metanotes.bilevel.implicit import implicit
 from metanotes.bilevel.problem import (
+    Hypergradient,
     InnerProblemError,
     Loss,
     Problem,
     Rate,
-    Start,
     Tree,
+    asked,
     leaves,
-    pull,
 )
+from metanotes.bilevel.unrolled import Rules, descend, forward, reverse
 
 METHODS = ("reverse", "forward", "truncated", "cg", "neumann")
-
-
-class Hypergradient(NamedTuple):
-    """What `hypergradient` returns.
-
-    Args:
-        gradient: df/dlambda, the same tree as `hyper`.
-        w: w_T, the same tree as `w0`.
-        outer: E(w_T, lambda), a scalar.
-        inner: L(w_t, lambda) before each step, `[T]`.
-        residual: of an implicit method, |a - H q| / |a| with a = grad_w E and q what was found for
-            H^-1 a (in the Neumann series, without its last term); else None.
-
-    >>> made = Hypergradient(torch.tensor(2.0), torch.ones(3), torch.tensor(0.5), torch.zeros(4))
-    >>> made.gradient, made.residual
-    (tensor(2.), None)
-    """
-
-    gradient: Tree
-    w: Tree
-    outer: Tensor
-    inner: Tensor
-    residual: float | None = None
 
 
 def hypergradient(
@@ -118,8 +91,8 @@ def hypergradient(
         tolerance: of "cg" and "neumann": the residual that must be reached. None stands for 1e-10
             in "cg" (1e-4 in less than double precision) and for no demand in "neumann".
         damping: of "cg" and "neumann": H + damping I instead of H; at least 0.
-        checkpoint: of "reverse" and "truncated": keep nothing of a step but its w, and compute the
-            gradient of L again on the way back. Memory T |w|, about half as fast again.
+        checkpoint: of "reverse" and "truncated": hold every sqrt(T)-th w, and the steps between two
+            of them when it is their turn. Memory O(sqrt(T)), for half as much time again.
 
     Returns:
         `Hypergradient(gradient, w, outer, inner, residual)`, without a graph. A hyperparameter on
@@ -146,19 +119,20 @@ def hypergradient(
     """
     _check(method, steps, last, iterations, tolerance, damping)
     given, spec = leaves("hyper", hyper)
-    hypers = [t.detach().requires_grad_() for t in given]
+    hypers = asked(given)
     problem = Problem(outer, inner, w0, spec, steps, lr, momentum)
     with torch.enable_grad():
         if method == "forward":
-            found = _forward(problem, hypers)
+            found = forward(problem, hypers)
         else:
             start = problem.start(hypers)
             kept = {"reverse": steps, "truncated": min(last, steps)}.get(method, 0)
-            path = _descend(problem, start, hypers, kept, checkpoint)
+            rules = Rules.of(problem, start)
+            path = descend(problem, start, rules, hypers, kept, checkpoint)
             if method in ("reverse", "truncated"):
-                found = _reverse(problem, start, path, hypers, whole=kept == steps)
+                found = reverse(problem, start, rules, path, hypers, whole=kept == steps)
             else:
-                found = _implicit(
+                found = implicit(
                     problem, start, path, hypers, method, iterations, tolerance, damping
                 )
     if not all(t.isfinite().all() for t in found.gradient):
@@ -170,171 +144,6 @@ def hypergradient(
         gradient=tree_unflatten(found.gradient, spec),
         w=tree_unflatten(found.w, problem.w_spec),
     )
-
-
-class _Step(NamedTuple):
-    """What is kept of a step: its w, its gradient's graph, and v before and after it."""
-
-    w: list[Tensor]
-    g: list[Tensor] | None
-    v: list[Tensor] | None
-    v_next: list[Tensor]
-
-
-class _Path(NamedTuple):
-    """A descent: its last steps, where it ended, and the loss before each step."""
-
-    kept: list[_Step]
-    w: list[Tensor]
-    losses: Tensor
-
-
-def _descend(
-    problem: Problem, start: Start, hypers: list[Tensor], kept: int, checkpoint: bool
-) -> _Path:
-    """Equation (2), `steps` times."""
-    hyper = problem.hyper(hypers)
-    w, v = [t.detach() for t in start.w], None
-    rates = zip(problem.each_step(start.lr), problem.each_step(start.momentum), strict=True)
-    steps, losses = [], [w[0].new_zeros(0)]
-    for t, (lr, momentum) in enumerate(rates):
-        keep = t >= problem.steps - kept
-        at = [x.detach().requires_grad_() for x in w]
-        loss, g = problem.inner_gradient(at, hyper, keep and not checkpoint)
-        v_next = [x.detach() for x in g]
-        if v is not None:
-            v_next = _plus(v_next, v, momentum)
-        if keep:
-            steps.append(_Step(at, None if checkpoint else g, v, v_next))
-        w = _plus([x.detach() for x in at], v_next, -lr)
-        v = None if start.momentum is None else v_next
-        losses.append(loss[None])
-    path = _Path(steps, w, torch.cat(losses))
-    problem.check_descent(path.w, path.losses, start.lr)
-    return path
-
-
-def _reverse(
-    problem: Problem, start: Start, path: _Path, hypers: list[Tensor], whole: bool
-) -> Hypergradient:
-    """The steps that were kept, from the last to the first."""
-    value, a, p = problem.outer_gradient(path.w, hypers)
-    hyper, n = problem.hyper(hypers), len(path.w)
-    lr, momentum = problem.each_step(start.lr), problem.each_step(start.momentum)
-    d_lr, d_momentum = [0.0] * problem.steps, [0.0] * problem.steps
-    d_v: list[Tensor] | None = None  # of v_{t+1}, by way of the steps after this one
-    for t in range(problem.steps - 1, problem.steps - 1 - len(path.kept), -1):
-        step = path.kept.pop()  # what it held is free after its turn
-        g = step.g or problem.inner_gradient(step.w, hyper, create_graph=True)[1]
-        if start.lr.requires_grad:
-            d_lr[t] = -_dot(a, step.v_next)
-        d_g = _times(a, -lr[t]) if d_v is None else _plus(d_v, a, -lr[t])
-        if step.v is not None:
-            d_momentum[t] = _dot(d_g, step.v)
-            d_v = _times(d_g, momentum[t])
-        pulled = pull(g, [*step.w, *hypers], d_g)
-        a, p = _plus(a, pulled[:n]), _plus(p, pulled[n:])
-        del step, g, pulled
-    ends = [(start.lr, d_lr)]
-    if start.momentum is not None:
-        ends.append((start.momentum, d_momentum))
-    outputs, cotangents = [], []
-    for rate, d in ends:
-        each = rate.new_tensor(d)
-        outputs.append(rate)
-        cotangents.append(each if rate.shape else each.sum())
-    if whole:
-        outputs, cotangents = [*outputs, *start.w], [*cotangents, *a]
-    p = _plus(p, pull(outputs, hypers, cotangents))
-    return Hypergradient(p, path.w, value, path.losses)
-
-
-def _forward(problem: Problem, hypers: list[Tensor]) -> Hypergradient:
-    """Z_t, a list of [|lambda|, *shape of w], along with w_t."""
-    _warm_up()
-    hypers = [t.detach() for t in hypers]
-    sizes = [t.numel() for t in hypers]
-    basis = [
-        rows.T.reshape(-1, *t.shape).to(t)
-        for rows, t in zip(torch.eye(sum(sizes)).split(sizes), hypers, strict=True)
-    ]
-
-    def begin(*hyper: Tensor) -> tuple[Tensor, ...]:
-        return tuple(problem.start(list(hyper)).tensors())
-
-    def gradient(*tensors: Tensor) -> tuple[Tensor, ...]:
-        hyper = problem.hyper(list(tensors[n:]))
-        of_w = grad_and_value(lambda w: problem.inner_loss(list(w), hyper))
-        g, loss = of_w(tensors[:n])
-        return *g, loss
-
-    start = problem.start(hypers)
-    n = len(start.w)
-    d_start = _push(begin, hypers, basis)[1]
-    w, Z, d_lr, d_momentum = start.w, d_start[:n], d_start[n], d_start[n + 1 :]
-    rates = zip(problem.each_step(start.lr), problem.each_step(start.momentum), strict=True)
-    v = [torch.zeros_like(x) for x in w]
-    d_v = [torch.zeros_like(x) for x in Z]
-    losses = [w[0].new_zeros(0)]
-    if problem.steps:
-        problem.inner_gradient(
-            _asked(w), problem.hyper(hypers), create_graph=False
-        )  # or it says why
-    for t, (lr, momentum) in enumerate(rates):
-        (*g, loss), (*d_g, _) = _push(gradient, [*w, *hypers], [*Z, *basis])
-        if d_momentum:
-            d_v = _plus(_plus(d_g, d_v, momentum), _outer(_at(d_momentum[0], t), v))
-            v = _plus(g, v, momentum)
-        else:
-            v, d_v = g, d_g
-        Z = _plus(_plus(Z, d_v, -lr), _outer(_at(d_lr, t), v), -1.0)
-        w = _plus(w, v, -lr)
-        losses.append(loss.detach()[None])
-    path = _Path([], w, torch.cat(losses))
-    problem.check_descent(path.w, path.losses, start.lr)
-    value, a, p = problem.outer_gradient(w, hypers)
-    along = sum((x.flatten(1) @ y.flatten() for x, y in zip(Z, a, strict=True)), start=0.0)
-    parts = torch.as_tensor(along).split(sizes)
-    p = [x + part.view_as(x).to(x) for x, part in zip(p, parts, strict=True)]
-    return Hypergradient(p, path.w, value, path.losses)
-
-
-def _implicit(
-    problem: Problem,
-    start: Start,
-    path: _Path,
-    hypers: list[Tensor],
-    method: str,
-    iterations: int,
-    tolerance: float | None,
-    damping: float,
-) -> Hypergradient:
-    """H^-1 grad_w E without H, then one product with the mixed derivatives."""
-    value, a, p = problem.outer_gradient(path.w, hypers)
-    w = _asked(path.w)
-    _, g = problem.inner_gradient(w, problem.hyper(hypers), create_graph=True)
-    sizes = [t.numel() for t in w]
-
-    def parts(vector: Tensor) -> list[Tensor]:
-        return [part.view_as(t).to(t) for part, t in zip(vector.split(sizes), w, strict=True)]
-
-    def product(vector: Tensor) -> Tensor:
-        found = _flat(pull(g, w, parts(vector), retain=True))
-        return found.add_(vector, alpha=damping) if damping else found
-
-    b = _flat(a)
-    if method == "cg":
-        exact = 1e-10 if b.dtype == torch.float64 else 1e-4
-        q, residual = conjugate_gradient(
-            product, b, iterations, exact if tolerance is None else tolerance
-        )
-    else:
-        lr = problem.each_step(start.lr)[-1] if problem.steps else start.lr.max().item()
-        q, residual = neumann_series(
-            product, b, iterations, math.inf if tolerance is None else tolerance, lr
-        )
-    p = _plus(p, pull(g, hypers, parts(q)), -1.0)
-    return Hypergradient(p, path.w, value, path.losses, residual)
 
 
 def _check(
@@ -358,55 +167,3 @@ def _check(
         raise ValueError(f"tolerance={tolerance} must be above 0")
     if not (damping >= 0 and math.isfinite(damping)):
         raise ValueError(f"damping={damping} must be a finite number, at least 0")
-
-
-def _asked(w: list[Tensor]) -> list[Tensor]:
-    return [t.detach().requires_grad_() for t in w]
-
-
-@cache
-def _warm_up() -> None:
-    """torch's forward mode warns at its first use, of something of its own (torch 2.13)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
-
-
-def _push(
-    function: Callable[..., tuple[Tensor, ...]], at: list[Tensor], along: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The function's values, and its derivatives along each row of `along`, stacked."""
-
-    def one(*direction: Tensor) -> Any:
-        return jvp(function, tuple(at), direction)
-
-    out_dims: Any = (None, 0)
-    values, derivatives = vmap(one, out_dims=out_dims, randomness="same")(*along)
-    return list(values), list(derivatives)
-
-
-def _plus(x: list[Tensor], y: list[Tensor], factor: float = 1.0) -> list[Tensor]:
-    """x + factor y."""
-    return list(torch._foreach_add(x, y, alpha=factor))
-
-
-def _times(x: list[Tensor], factor: float) -> list[Tensor]:
-    return list(torch._foreach_mul(x, factor))
-
-
-def _dot(x: list[Tensor], y: list[Tensor]) -> float:
-    return sum(torch.dot(s.flatten(), t.flatten()).item() for s, t in zip(x, y, strict=True))
-
-
-def _flat(x: list[Tensor]) -> Tensor:
-    return torch.cat([t.flatten() for t in x])
-
-
-def _at(rate: Tensor, t: int) -> Tensor:
-    """The derivative of step t's rate, `[|lambda|]`."""
-    return rate if rate.ndim == 1 else rate[:, t]
-
-
-def _outer(d_rate: Tensor, v: list[Tensor]) -> list[Tensor]:
-    """d_rate `[|lambda|]` times v, `[|lambda|, *shape]`."""
-    return [d_rate.view(-1, *[1] * x.ndim) * x for x in v]

@@ -1,4 +1,8 @@
-"""H q = b, with nothing of H but its products with vectors.
+"""The hypergradient at a minimiser of the inner loss, where the path does not matter.
+
+    p = grad_lambda E - q d2L/dw dlambda,    H q = grad_w E,    H = d2L/dw2
+
+q is found with nothing of H but its products with vectors:
 
 conjugate gradients (Hestenes and Stiefel 1952):  exact after |w| steps, H positive definite
 Neumann series (Lorraine et al. 2020):            q = eta sum_{j < J} (I - eta H)^j b
@@ -12,7 +16,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metanotes.bilevel.problem import InnerProblemError
+from metanotes.bilevel.problem import (
+    Hypergradient,
+    InnerProblemError,
+    Problem,
+    Start,
+    asked,
+    pull,
+)
+from metanotes.bilevel.unrolled import Path
 
 Product = Callable[[Tensor], Tensor]  # p [n] -> H p [n]
 
@@ -20,6 +32,44 @@ SINGULAR = (
     "the inner Hessian is singular or not positive definite at w, so that the minimiser of the "
     "inner loss is not unique, or w is none; add a penalty to the inner loss, or set damping"
 )
+
+
+def implicit(
+    problem: Problem,
+    start: Start,
+    path: Path,
+    hypers: list[Tensor],
+    method: str,
+    iterations: int,
+    tolerance: float | None,
+    damping: float,
+) -> Hypergradient:
+    """H^-1 grad_w E without H, then one product with the mixed derivatives."""
+    value, a, p = problem.outer_gradient(path.w, hypers)
+    w = asked(path.w)
+    _, g = problem.inner_gradient(w, problem.hyper(hypers), create_graph=True)
+    sizes = [t.numel() for t in w]
+
+    def parts(vector: Tensor) -> list[Tensor]:
+        return [part.view_as(t).to(t) for part, t in zip(vector.split(sizes), w, strict=True)]
+
+    def product(vector: Tensor) -> Tensor:
+        found = _flat(pull(g, w, parts(vector), retain=True))
+        return found.add_(vector, alpha=damping) if damping else found
+
+    b = _flat(a)
+    if method == "cg":
+        exact = 1e-10 if b.dtype == torch.float64 else 1e-4
+        q, residual = conjugate_gradient(
+            product, b, iterations, exact if tolerance is None else tolerance
+        )
+    else:
+        lr = problem.each_step(start.lr)[-1] if problem.steps else start.lr.max().item()
+        q, residual = neumann_series(
+            product, b, iterations, math.inf if tolerance is None else tolerance, lr
+        )
+    p = [x - y for x, y in zip(p, pull(g, hypers, parts(q)), strict=True)]
+    return Hypergradient(p, path.w, value, path.losses, residual)
 
 
 def conjugate_gradient(
@@ -80,3 +130,7 @@ def neumann_series(
             f"the tolerance of {tolerance:.1e}; take more, or method='cg'; or {SINGULAR}"
         )
     return total.mul_(lr), residual
+
+
+def _flat(x: list[Tensor]) -> Tensor:
+    return torch.cat([t.flatten() for t in x])

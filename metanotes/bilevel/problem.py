@@ -52,19 +52,53 @@ def scalar(name: str, value: object) -> Tensor:
     return value
 
 
+def asked(tensors: list[Tensor]) -> list[Tensor]:
+    """The same values, as leaves that a gradient is asked of."""
+    return [t.detach().requires_grad_() for t in tensors]
+
+
 def pull(
-    outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor], retain: bool = False
+    outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor], **settings: bool
 ) -> list[Tensor]:
-    """The cotangents of the inputs; zero where an output does not depend on them."""
-    pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(x) for x in inputs]
-    outputs, cotangents = [o for o, _ in pairs], [c for _, c in pairs]
-    return list(
-        torch.autograd.grad(
-            outputs, inputs, cotangents, retain_graph=retain, materialize_grads=True
-        )
-    )
+    """The cotangents of the inputs; zero where no output depends on them."""
+    found = pull_or_none(outputs, inputs, cotangents, **settings)
+    return [torch.zeros_like(x) if d is None else d for x, d in zip(inputs, found, strict=True)]
+
+
+def pull_or_none(
+    outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor], retain: bool = False
+) -> list[Tensor | None]:
+    """The cotangents of the inputs; None where no output depends on them."""
+    if not all(o.requires_grad for o in outputs):
+        pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
+        if not pairs:
+            return [None] * len(inputs)
+        outputs, cotangents = [o for o, _ in pairs], [c for _, c in pairs]
+    found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=retain, allow_unused=True)
+    return list(found)
+
+
+class Hypergradient(NamedTuple):
+    """What `hypergradient` returns.
+
+    Args:
+        gradient: df/dlambda, the same tree as `hyper`.
+        w: w_T, the same tree as `w0`.
+        outer: E(w_T, lambda), a scalar.
+        inner: L(w_t, lambda) before each step, `[T]`.
+        residual: of an implicit method, |a - H q| / |a| with a = grad_w E and q what was found for
+            H^-1 a (in the Neumann series, without its last term); else None.
+
+    >>> made = Hypergradient(torch.tensor(2.0), torch.ones(3), torch.tensor(0.5), torch.zeros(4))
+    >>> made.gradient, made.residual
+    (tensor(2.), None)
+    """
+
+    gradient: Tree
+    w: Tree
+    outer: Tensor
+    inner: Tensor
+    residual: float | None = None
 
 
 class Start(NamedTuple):
@@ -173,8 +207,7 @@ class Problem:
         self, w: list[Tensor], hyper: list[Tensor]
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """E(w, hyper), its gradient in w, and in the hyperparameters with w held fixed."""
-        w = [t.detach().requires_grad_() for t in w]
-        hyper = [t.detach().requires_grad_() for t in hyper]
+        w, hyper = asked(w), asked(hyper)
         value = scalar("outer", self.outer(tree_unflatten(w, self.w_spec), self.hyper(hyper)))
         found = pull([value], [*w, *hyper], [torch.ones_like(value)])
         return value.detach(), found[: len(w)], found[len(w) :]
