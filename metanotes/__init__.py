@@ -24,9 +24,11 @@ from metanotes.initialisation import (
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.optimisers import (
+    GatedRule,
     LearnedOptimizer,
     LearningToOptimise,
     LSTMRule,
+    MetaLearnerLSTM,
     train_optimizer,
     trajectory,
 )
@@ -41,6 +43,7 @@ __all__ = [
     "Batch",
     "CheckpointError",
     "Classifier",
+    "GatedRule",
     "History",
     "HyperRepresentation",
     "Hypergradient",
@@ -51,6 +54,7 @@ __all__ = [
     "LearnedRates",
     "Learner",
     "LearningToOptimise",
+    "MetaLearnerLSTM",
     "MetaSGD",
     "Momentum",
     "NearestNeighbour",

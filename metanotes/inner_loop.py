@@ -190,6 +190,19 @@ class _Descend(torch.autograd.Function):
             v_rule = [
                 d if r is None else r + d for r, d in zip(v_rule, pulled[split:], strict=True)
             ]
+        if v_state and ctx.trajectory:  # the first state may depend on theta_0, as a memory of it
+            theta = leaves(ctx.trajectory[0][0][0])
+            with torch.enable_grad():
+                starts = zip(_flat(descent.rule.init(theta)), v_state, strict=True)
+            pairs = [(start, c) for start, c in starts if start.requires_grad]
+            if pairs:
+                pulled = torch.autograd.grad(
+                    [start for start, _ in pairs],
+                    list(theta.values()),
+                    [cotangent for _, cotangent in pairs],
+                    materialize_grads=True,
+                )
+                v = [a + b for a, b in zip(v, pulled, strict=True)]
         return None, None, None, None, *(t.sum(0) for t in v), *v_rule
 
 
