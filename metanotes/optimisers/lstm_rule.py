@@ -163,7 +163,7 @@ class LSTMRule(UpdateRule):
 
 
 class _Step(torch.autograd.Function):
-    """A step of the rule. It keeps g and the states before it, and finds the gates anew.
+    """A step of the rule. It keeps g and the states, and finds the gates anew.
 
     `_Step.apply(p, scale, g, h0, c0, h1, c1, ..., weights, biases, out_weight, out_bias)` gives
     the update `[C]` and the next states.
@@ -173,70 +173,64 @@ class _Step(torch.autograd.Function):
     def forward(
         ctx: Any, p: float | None, scale: float, g: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(g, *tensors)
-        ctx.p, ctx.scale = p, scale
         state, weights, biases, out_weight, out_bias = _parts(tensors)
         u, after = torch.empty_like(g), [torch.empty_like(t) for t in state]
+        joined, ones = _joined(weights, biases), g.new_ones(1, COLUMNS)
         for at in _columns(len(g)):
             x = _features(g[at], p)
-            for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                h, c = state[2 * layer][:, at], state[2 * layer + 1][:, at]
-                i, f, o, s = _gates(weight, bias, torch.cat((x, h))).chunk(4)
-                new_h, new_c = after[2 * layer][:, at], after[2 * layer + 1][:, at]
+            for layer, weight in enumerate(joined):
+                h, c, new_h, new_c = (t[:, at] for t in _layer(layer, state, after))
+                z = torch.cat((x, h, ones[:, : x.shape[1]]))
+                i, f, o, s = (weight @ z).sigmoid_().chunk(4)  # [H, columns] each
                 torch.mul(f, c, out=new_c)
                 new_c.addcmul_(i, s, value=2).sub_(i)  # f c + i (2 s - 1)
                 torch.mul(o, _tanh(new_c), out=new_h)
                 x = new_h
             torch.mv(x.T, scale * out_weight, out=u[at])
+        ctx.save_for_backward(g, *tensors, *after)
+        ctx.p, ctx.scale = p, scale
         return u.add_(scale * out_bias), *after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, du: Tensor, *dafter: Tensor) -> tuple[Tensor | None, ...]:
-        g, *tensors = ctx.saved_tensors
+        count = len(dafter)
+        g, *tensors = ctx.saved_tensors[:-count]
+        after = ctx.saved_tensors[-count:]
         state, weights, biases, out_weight, _ = _parts(tensors)
-        need_g, need_state = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:][: len(state)])
+        need_g, need_state = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:][:count])
         dg = torch.empty_like(g) if need_g else None
         dstate = [torch.empty_like(t) if need_state else t for t in state]  # t: never used
-        dweights = [torch.zeros_like(t.T) for t in weights]  # transposed: the faster product
-        dbiases = [torch.zeros_like(t) for t in biases]
+        joined, ones = _joined(weights, biases), g.new_ones(1, COLUMNS)
+        djoined = [torch.zeros_like(t.T) for t in joined]  # transposed: the faster product
         dout_weight = torch.zeros_like(out_weight)
         for at in _columns(len(g)):
-            x, kept = _features(g[at], ctx.p), []
-            for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                z = torch.cat((x, state[2 * layer][:, at]))
-                c = state[2 * layer + 1][:, at]
-                i, f, o, s = gates = _gates(weight, bias, z).view(4, -1, z.shape[1])
-                tanh = s.mul_(2).sub_(1)
-                tanh_c = _tanh(torch.addcmul(f * c, i, tanh))
-                x = o * tanh_c
-                kept.append((z, c, gates, tanh_c))
-            dout_weight.addmv_(x, du[at], alpha=ctx.scale)
+            dout_weight.addmv_(after[-2][:, at], du[at], alpha=ctx.scale)
             dx = torch.outer(ctx.scale * out_weight, du[at])  # of the h that the layer gives
-            for layer in reversed(range(len(weights))):
-                z, c, (i, f, o, tanh), tanh_c = kept[layer]
+            for layer in reversed(range(len(joined))):
+                h, c, _, new_c = (t[:, at] for t in _layer(layer, state, after))
+                x = after[2 * layer - 2][:, at] if layer else _features(g[at], ctx.p)
+                z = torch.cat((x, h, ones[:, : x.shape[1]]))
+                i, f, o, s = (joined[layer] @ z).sigmoid_().chunk(4)
+                tanh, tanh_c = s.mul_(2).sub_(1), _tanh(new_c)
                 dh = dx.add_(dafter[2 * layer][:, at])
-                dc = dafter[2 * layer + 1][:, at] + tanh_backward(dh * o, tanh_c)
-                da = torch.empty(4, *i.shape, dtype=g.dtype, device=g.device)
+                dc = tanh_backward(dh * o, tanh_c).add_(dafter[2 * layer + 1][:, at])
+                da = z.new_empty(4, *i.shape)
                 torch.mul(sigmoid_backward(dc, i), tanh, out=da[0])
                 torch.mul(sigmoid_backward(dc, f), c, out=da[1])
                 torch.mul(sigmoid_backward(dh, o), tanh_c, out=da[2])
                 torch.mul(tanh_backward(dc, tanh), i, out=da[3])
                 da = da.flatten(0, 1)  # [4 H, columns]
-                dweights[layer].addmm_(z, da.T)
-                dbiases[layer].add_(da.sum(1))
-                split = len(z) - len(c)
-                dz = weights[layer].T @ da
-                dx = dz[:split]
+                djoined[layer].addmm_(z, da.T)
+                dx, dh = (weights[layer].T @ da).tensor_split([len(x)])
                 if need_state:
-                    dstate[2 * layer][:, at] = dz[split:]
+                    dstate[2 * layer][:, at] = dh
                     torch.mul(dc, f, out=dstate[2 * layer + 1][:, at])
             if dg is not None:
                 dg[at] = _features_backward(dx, g[at], ctx.p)
-        dout_bias = ctx.scale * du.sum()
-        dweights = [t.T for t in dweights]
-        states = dstate if need_state else [None] * len(dstate)
-        return None, None, dg, *states, *dweights, *dbiases, dout_weight, dout_bias
+        states = dstate if need_state else [None] * count
+        dweights, dbiases = [t[:-1].T for t in djoined], [t[-1] for t in djoined]
+        return None, None, dg, *states, *dweights, *dbiases, dout_weight, ctx.scale * du.sum()
 
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.default  # of the result: d s (1 - s)
@@ -253,11 +247,18 @@ def _columns(count: int) -> Iterator[slice]:
     return (slice(start, start + COLUMNS) for start in range(0, count, COLUMNS))
 
 
-def _gates(weight: Tensor, bias: Tensor, z: Tensor) -> Tensor:
-    """sigma(a) of the rows i, f and o, and sigma(2 a) of the rows g: `[4 H, columns]`."""
-    rows = torch.ones_like(bias)
-    rows[3 * len(bias) // 4 :] = 2
-    return torch.addmm((rows * bias)[:, None], rows[:, None] * weight, z).sigmoid_()
+def _layer(layer: int, state: Any, after: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """h and c before a step, and after it."""
+    k = 2 * layer
+    return state[k], state[k + 1], after[k], after[k + 1]
+
+
+def _joined(weights: Any, biases: Any) -> list[Tensor]:
+    """W and b of each layer side by side, the rows g doubled: for sigma(2 a) there."""
+    both = [torch.cat((w, b[:, None]), dim=1) for w, b in zip(weights, biases, strict=True)]
+    for t in both:
+        t[3 * len(t) // 4 :] *= 2
+    return both
 
 
 def _tanh(a: Tensor) -> Tensor:
