@@ -29,6 +29,9 @@ from metanotes.optimisers import (
     LearningToOptimise,
     LSTMRule,
     MetaLearnerLSTM,
+    StepSizeController,
+    reinforce,
+    train_controller,
     train_optimizer,
     trajectory,
 )
@@ -64,6 +67,7 @@ __all__ = [
     "Reptile",
     "Score",
     "Sgd",
+    "StepSizeController",
     "Task",
     "UpdateRule",
     "cross_entropy",
@@ -71,6 +75,8 @@ __all__ = [
     "hypergradient",
     "meta_train",
     "mse",
+    "reinforce",
+    "train_controller",
     "train_optimizer",
     "trajectory",
 ]

@@ -3,6 +3,12 @@
 from metanotes.optimisers.learned_optimizer import LearnedOptimizer
 from metanotes.optimisers.lstm_rule import LSTMRule, log_and_sign
 from metanotes.optimisers.meta_learner_lstm import GatedRule, MetaLearnerLSTM
+from metanotes.optimisers.step_size_controller import (
+    Rollout,
+    StepSizeController,
+    reinforce,
+    train_controller,
+)
 from metanotes.optimisers.train_optimizer import train_optimizer
 from metanotes.optimisers.unroll import LearningToOptimise, Position, trajectory
 
@@ -13,7 +19,11 @@ __all__ = [
     "LearningToOptimise",
     "MetaLearnerLSTM",
     "Position",
+    "Rollout",
+    "StepSizeController",
     "log_and_sign",
+    "reinforce",
+    "train_controller",
     "train_optimizer",
     "trajectory",
 ]

@@ -1,0 +1,237 @@
+"""A step-size controller, trained by reinforcement learning (after Daniel et al. 2016).
+
+    theta_{t+1} = theta_t - alpha_t grad f(theta_t),    log alpha_t = log alpha_{t-1} + a_t      (1)
+    a_t ~ N(w . s_t, sigma^2),    s_t = (1, [t = 0], tanh(log f_t - log f_{t-1}), cos(g_t, g_{t-1}))
+
+The reward of a step is how far the logarithm of f comes down, r_t = log f_t - log f_{t+1}. The
+actions are sampled, so that nothing is differentiated through f. What phi = w gets is
+REINFORCE (Williams 1992), with the rewards still to come, R_t = r_t + ... + r_{T-1}:
+
+    grad J = E sum_t (R_t - b_t) grad log p(a_t | s_t)                                           (2)
+
+b_t is the mean R_t of the other rollouts on the same function: independent of a_t, so that it
+changes the variance of (2) and not its mean.
+
+Daniel, Taylor and Nowozin trained another policy by another search; this is the idea in the small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metanotes.data.functions import Functions
+from metanotes.inner_loop import leaves, over_tasks
+from metanotes.task import Batch
+from metanotes.training import progress_bar
+from metanotes.update_rules import positive
+
+
+class Rollout(NamedTuple):
+    """What T descents under a policy saw and did.
+
+    Args:
+        losses: f(theta_0) to f(theta_k), `[T, k + 1]`.
+        rates: alpha_0 to alpha_{k-1}, `[T, k]`.
+        log_probs: log p(a_t | s_t), `[T, k]`, differentiable in phi.
+        rewards: r_t, `[T, k]`.
+    """
+
+    losses: Tensor
+    rates: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+
+
+class StepSizeController(nn.Module):
+    """A Gaussian policy over the change of the logarithm of the step size.
+
+    Args:
+        lr: alpha_{-1}, what the first action changes; above 0.
+        steps: k of a descent, at least 1.
+        spread: sigma, above 0.
+        copies: rollouts of each function in training, at least 2.
+
+    Raises:
+        ValueError: a value out of its range, or a loss that is not above 0.
+
+    Source: after Daniel, Taylor and Nowozin, "Learning Step Size Controllers for Robust Neural
+    Network Training", AAAI 2016.
+
+    >>> from metanotes.data import quadratics
+    >>> controller = StepSizeController(lr=0.01, steps=20)
+    >>> rollout = controller.rollout(quadratics(seed=0)(64))
+    >>> rollout.losses.shape, rollout.rates.shape
+    (torch.Size([64, 21]), torch.Size([64, 20]))
+    >>> sum(p.numel() for p in controller.parameters())
+    4
+    """
+
+    def __init__(
+        self, lr: float = 0.01, steps: int = 20, spread: float = 0.2, copies: int = 8
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("steps", steps, 1), ("copies", copies, 2)):
+            if value < least:
+                raise ValueError(f"{name}={value} must be at least {least}")
+        self.lr, self.spread = positive("lr", lr), positive("spread", spread)
+        self.steps, self.copies = steps, copies
+        self.weight = nn.Parameter(torch.zeros(4))
+
+    def rollout(
+        self, functions: Functions, noise: Tensor | None = None, steps: int | None = None
+    ) -> Rollout:
+        """Descend every function once.
+
+        Args:
+            functions: T of them, with losses above 0.
+            noise: (a_t - w . s_t) / sigma, `[T, k]`; drawn if it is None, and 0 in testing.
+            steps: k; default: as in training.
+        """
+        steps = self.steps if steps is None else steps
+        theta = {name: t.detach() for name, t in functions.theta.items()}
+        like = next(iter(theta.values()))
+        if noise is None:
+            noise = torch.randn(len(like), steps, dtype=like.dtype).to(like.device)
+        log_rate = torch.full_like(noise[:, 0], self.lr).log()
+        losses, rates, log_probs = [], [], []
+        before: Tensor | None = None
+        for t in range(steps):
+            loss, grads = _evaluate(functions, theta)
+            flat = torch.cat([g.flatten(1) for g in grads.values()], 1)
+            one, nought = torch.ones_like(loss), torch.zeros_like(loss)
+            change, agreement = nought, nought
+            if before is not None:
+                change = (loss.log() - losses[-1].log()).tanh()
+                agreement = torch.cosine_similarity(flat, before, dim=1)
+            state = torch.stack([one, one if t == 0 else nought, change, agreement], 1)  # [T, 4]
+            mean = state @ self.weight.to(state.dtype)
+            action = (mean + self.spread * noise[:, t]).detach()
+            log_probs.append(-((action - mean) ** 2) / (2 * self.spread**2))  # up to a constant
+            log_rate = log_rate + action
+            rate = log_rate.exp()
+            theta = {
+                name: t - rate.view(-1, *[1] * (t.ndim - 1)) * grads[name]
+                for name, t in theta.items()
+            }
+            losses.append(loss)
+            rates.append(rate)
+            before = flat
+        losses.append(_evaluate(functions, theta)[0])
+        way = torch.stack(losses, 1)
+        rewards = way[:, :-1].log() - way[:, 1:].log()
+        return Rollout(way, torch.stack(rates, 1), torch.stack(log_probs, 1), rewards)
+
+    def forward(self, functions: Functions) -> Tensor:
+        """A loss of each function, `[T]`, whose gradient is minus the estimate (2)."""
+        rollout = self.rollout(_copied(functions, self.copies))
+        log_probs, rewards = (
+            part.view(-1, self.copies, part.shape[1])
+            for part in (rollout.log_probs, rollout.rewards)
+        )
+        return reinforce(log_probs, rewards).mean(1)
+
+    def extra_repr(self) -> str:
+        return f"lr={self.lr}, steps={self.steps}, spread={self.spread}, copies={self.copies}"
+
+
+def reinforce(log_probs: Tensor, rewards: Tensor, baseline: bool = True) -> Tensor:
+    """- sum_t log p(a_t | s_t) (R_t - b_t), whose gradient is minus the estimate (2).
+
+    Args:
+        log_probs: `[..., n, k]`, of n independent rollouts on the same function.
+        rewards: as log_probs; held constant.
+        baseline: whether b_t is the mean R_t of the other n - 1 rollouts, or 0.
+
+    Returns:
+        `[..., n]`.
+
+    >>> log_probs = torch.zeros(2, 3, requires_grad=True)               # 2 rollouts, 3 steps
+    >>> rewards = torch.tensor([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]])
+    >>> reinforce(log_probs, rewards).sum().backward()
+    >>> log_probs.grad
+    tensor([[-5., -5., -3.],
+            [ 5.,  5.,  3.]])
+    """
+    to_go = rewards.detach().flip(-1).cumsum(-1).flip(-1)
+    if baseline:
+        n = to_go.shape[-2]
+        if n < 2:
+            raise ValueError(f"a baseline needs the other rollouts: {n} is too few, at least 2")
+        to_go = (to_go - to_go.mean(-2, keepdim=True)) * (n / (n - 1))
+    return -(log_probs * to_go).sum(-1)
+
+
+def train_controller(
+    controller: StepSizeController,
+    sample: Callable[[int], Functions],
+    iterations: int,
+    tasks: int = 16,
+    *,
+    meta_lr: float = 0.03,
+    clip: float = 1.0,
+    progress: bool = True,
+) -> list[float]:
+    """Ascend (2) with Adam.
+
+    Args:
+        controller: what is trained, in place.
+        sample: from a number to so many functions.
+        iterations: how many, at least 1.
+        tasks: functions of an iteration; each is descended `controller.copies` times.
+        meta_lr: the step size of Adam, above 0.
+        clip: bound on the norm of the gradient, above 0.
+        progress: show a progress bar.
+
+    Returns:
+        The loss of every iteration, whose gradient was taken. It is no measure of success: judge
+        the controller by the losses of `rollout`.
+
+    >>> from metanotes.data import quadratics
+    >>> controller = StepSizeController(lr=0.001, steps=5)
+    >>> _ = train_controller(controller, quadratics(seed=0), iterations=30, progress=False)
+    >>> bool(controller.weight[:2].sum() > 0)               # it takes larger steps
+    True
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations={iterations} must be at least 1")
+    positive("clip", clip)
+    optimizer = torch.optim.Adam(controller.parameters(), lr=positive("meta_lr", meta_lr))
+    history: list[float] = []
+    with progress_bar(iterations, "training the controller", progress) as bar:
+        for _ in range(iterations):
+            loss = controller(sample(tasks)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(controller.parameters(), clip, error_if_nonfinite=True)
+            optimizer.step()
+            history.append(loss.item())
+            bar.update()
+    return history
+
+
+def _evaluate(functions: Functions, theta: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """f(theta), `[T]`, and its gradient, both constant."""
+    at = leaves(theta)
+    with torch.enable_grad():
+        losses = over_tasks(functions.loss, loop=False)(at, *next(functions.batches))
+        grads = torch.autograd.grad(losses.sum(), list(at.values()))
+    losses = losses.detach()
+    if not (losses > 0).all():
+        least = float(losses.min())
+        raise ValueError(f"the least loss is {least}: a reward in logarithms needs > 0")
+    return losses, dict(zip(at, grads, strict=True))
+
+
+def _copied(functions: Functions, copies: int) -> Functions:
+    """Each function several times, one after the other: T becomes T copies."""
+
+    def batches() -> Iterator[Batch]:
+        for x, y in functions.batches:
+            yield Batch(x.repeat_interleave(copies, 0), y.repeat_interleave(copies, 0))
+
+    theta = {name: t.repeat_interleave(copies, 0) for name, t in functions.theta.items()}
+    return Functions(functions.loss, theta, batches())
