@@ -60,7 +60,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     head += ["transductive"] * transduction + ["note"] * notes
     lines = [_row(head), _row(["---"] * len(head))]
     for (name, tasks, transductive, note), values in groups.items():
-        cells = [name, *(values.get(seed, "") for seed in columns), f"{tasks:,}".replace(",", " ")]
+        cells = [name, *(values.get(seed, values.get(None, "")) for seed in columns), f"{tasks:,}".replace(",", " ")]
         if transduction:
             cells.append({True: "yes", False: "no", None: ""}[transductive])
         lines.append(_row(cells + [note or ""] * notes))
@@ -93,7 +93,8 @@ def score(row: dict[str, Any]) -> str:
     """A row's mean with its 95 % half-width, in the unit's custom."""
     if row["unit"] == "accuracy":
         return f"{100 * row['value']:.1f} ± {100 * row['ci95']:.1f} %"
-    return f"{row['value']:.2f} ± {row['ci95']:.2f}"
+    digits = 3 if row["unit"] == "loss" and abs(row["value"]) < 10 else 2
+    return f"{row['value']:.{digits}f} ± {row['ci95']:.{digits}f}"
 
 
 def duration(seconds: float) -> str:

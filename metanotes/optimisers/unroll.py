@@ -134,7 +134,7 @@ class LearningToOptimise(nn.Module):
             at = leaves(theta)  # theta_0, which phi had no part in
         names = list(theta)
         # One by one where weights that differ would make a grouped convolution: slow on a CPU.
-        loop = batch.x.ndim == 5 and not batch.x.is_cuda
+        loop = any(t.ndim == 5 for t in theta.values()) and not batch.x.is_cuda
         with torch.enable_grad():
             losses = over_tasks(functions.loss, loop)(at, *batch)
             gradients = torch.autograd.grad(

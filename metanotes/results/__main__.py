@@ -7,11 +7,16 @@ from collections.abc import Callable
 
 import torch
 
-from metanotes.results import few_shot
+from metanotes.results import few_shot, learned_optimizer
 from metanotes.results.omniglot_maml import omniglot_5way_1shot
 from metanotes.results.sine import sine
 
-RUNS: dict[str, Callable[[], None]] = {"sine": sine, "omniglot": omniglot_5way_1shot}
+RUNS: dict[str, Callable[[], None]] = {
+    "sine": sine,
+    "omniglot": omniglot_5way_1shot,
+    "learned_optimizer": learned_optimizer.on_mnist,
+    "learned_optimizer_quadratics": learned_optimizer.on_quadratics,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

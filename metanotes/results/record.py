@@ -33,7 +33,7 @@ class Record:
             "rows": [],
         }
 
-    def add(self, name: str, score: Score, seed: int, **more: Any) -> None:
+    def add(self, name: str, score: Score, seed: int | None, **more: Any) -> None:
         """A row: one score of one learner and seed."""
         self.content["rows"].append(
             {
