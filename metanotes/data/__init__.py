@@ -11,6 +11,7 @@ from metanotes.data.mini_imagenet import mini_imagenet
 from metanotes.data.omniglot import omniglot
 from metanotes.data.sampler import Sampler
 from metanotes.data.sinusoid import sinusoid
+from metanotes.data.surfaces import surfaces
 
 __all__ = [
     "DamagedDataError",
@@ -29,4 +30,5 @@ __all__ = [
     "omniglot",
     "quadratics",
     "sinusoid",
+    "surfaces",
 ]

@@ -3,6 +3,7 @@
 from metanotes.optimisers.learned_optimizer import LearnedOptimizer
 from metanotes.optimisers.lstm_rule import LSTMRule, log_and_sign
 from metanotes.optimisers.meta_learner_lstm import GatedRule, MetaLearnerLSTM
+from metanotes.optimisers.recurrent_learner import RecurrentLearner
 from metanotes.optimisers.step_size_controller import (
     Rollout,
     StepSizeController,
@@ -19,6 +20,7 @@ __all__ = [
     "LearningToOptimise",
     "MetaLearnerLSTM",
     "Position",
+    "RecurrentLearner",
     "Rollout",
     "StepSizeController",
     "log_and_sign",

@@ -97,7 +97,8 @@ class StepSizeController(nn.Module):
         if noise is None:
             noise = torch.randn(len(like), steps, dtype=like.dtype).to(like.device)
         log_rate = torch.full_like(noise[:, 0], self.lr).log()
-        losses, rates, log_probs = [], [], []
+        losses: list[Tensor] = []
+        rates, log_probs = [], []
         before: Tensor | None = None
         for t in range(steps):
             loss, grads = _evaluate(functions, theta)
