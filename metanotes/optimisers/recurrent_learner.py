@@ -77,7 +77,7 @@ class RecurrentLearner(Learner):
             self.lstm = nn.LSTM(inputs + outputs, hidden, batch_first=True)
             self.head = nn.Linear(hidden, outputs)
         with torch.no_grad():
-            self.lstm.bias_hh_l0[hidden : 2 * hidden] = 1.0
+            dict(self.lstm.named_parameters())["bias_hh_l0"][hidden : 2 * hidden] = 1.0
 
     def predictions(self, examples: Batch) -> Tensor:
         """y^_j for each j, `[T, N, outputs]`, from x_j and the examples before it.
