@@ -75,8 +75,9 @@ def hypergradient(
               O(T), T times what one gradient of L saves.
             - "truncated": back along the `last` steps alone (Shaban et al. 2019). Memory O(last).
               What the start and earlier steps did to the outer loss is left out.
-            - "forward": along with the steps. Memory O(|w| |lambda|), whatever T is; time
-              O(|lambda|). `inner` must be a function that `torch.func` can transform.
+            - "forward": along with the steps. Memory O(P Q), for P inner variables and Q
+              hyperparameters, whatever T is; time O(Q). `inner` must be a function that
+              `torch.func` can transform.
             - "cg": implicit, by conjugate gradients (Pedregosa 2016). Memory and time do not depend
               on T. Right where w_T minimises L.
             - "neumann": implicit, H^-1 a = eta sum_j (I - eta H)^j a, with the last lr for eta and

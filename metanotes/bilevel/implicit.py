@@ -4,7 +4,7 @@
 
 q is found with nothing of H but its products with vectors:
 
-conjugate gradients (Hestenes and Stiefel 1952):  exact after |w| steps, H positive definite
+conjugate gradients (Hestenes and Stiefel 1952):  exact after as many steps as w has numbers
 Neumann series (Lorraine et al. 2020):            q = eta sum_{j < J} (I - eta H)^j b
 """
 
@@ -75,7 +75,7 @@ def implicit(
 def conjugate_gradient(
     product: Product, b: Tensor, iterations: int, tolerance: float
 ) -> tuple[Tensor, float]:
-    """q `[n]` with |b - H q| <= tolerance |b|, and that ratio.
+    """q `[n]`, its residual norm(b - H q) / norm(b) at most the tolerance, and that residual.
 
     Raises:
         InnerProblemError: a direction without positive curvature was met, or the tolerance was not.
@@ -107,7 +107,7 @@ def conjugate_gradient(
 def neumann_series(
     product: Product, b: Tensor, iterations: int, tolerance: float, lr: float
 ) -> tuple[Tensor, float]:
-    """The sum of `iterations` terms, and |b - H q| / |b| of one term less.
+    """The sum of `iterations` terms, and the residual norm(b - H q) / norm(b) of one term less.
 
     Raises:
         InnerProblemError: the terms grow, or the tolerance was not reached.

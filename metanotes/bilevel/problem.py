@@ -86,8 +86,8 @@ class Hypergradient(NamedTuple):
         w: w_T, the same tree as `w0`.
         outer: E(w_T, lambda), a scalar.
         inner: L(w_t, lambda) before each step, `[T]`.
-        residual: of an implicit method, |a - H q| / |a| with a = grad_w E and q what was found for
-            H^-1 a (in the Neumann series, without its last term); else None.
+        residual: of an implicit method, norm(a - H q) / norm(a), with a = grad_w E and q what was
+            found for H^-1 a (in the Neumann series, without its last term); else None.
 
     >>> made = Hypergradient(torch.tensor(2.0), torch.ones(3), torch.tensor(0.5), torch.zeros(4))
     >>> made.gradient, made.residual

@@ -196,7 +196,7 @@ def _summed(x: list[Tensor], y: list[Tensor | None]) -> list[Tensor]:
 
 
 def forward(problem: Problem, hypers: list[Tensor]) -> Hypergradient:
-    """Z_t, a list of [|lambda|, *shape of w], along with w_t."""
+    """Z_t, tensors `[Q, *shape of w]` for Q hyperparameters, along with w_t."""
     _warm_up()
     hypers = [t.detach() for t in hypers]
     sizes = [t.numel() for t in hypers]
