@@ -33,10 +33,10 @@ COLUMNS = 8192  # coordinates worked on at once: their gates then stay in the pr
 def log_and_sign(g: Tensor, p: float = 10.0) -> Tensor:
     """Two numbers of moderate size for a gradient of any size (appendix A of the paper).
 
-        (log |g| / p, sgn g)    where |g| >= e^-p
-        (-1, e^p g)             elsewhere
+        (log abs(g) / p, sgn g)    where abs(g) >= e^-p
+        (-1, e^p g)                elsewhere
 
-    The two meet at |g| = e^-p, at (-1, sgn g).
+    The two meet at abs(g) = e^-p, in (-1, sgn g).
 
     Args:
         g: gradients, any shape `[...]`.
