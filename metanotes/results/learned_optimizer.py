@@ -210,7 +210,7 @@ def mnist(part: str, size: int = 28) -> Batch:
 def train_on_mnist(folder: Any) -> tuple[LSTMRule, list[History]]:
     """A rule trained on 784-20-10, after a cheaper start on images of 14x14 pixels."""
     rule, histories = LSTMRule(seed=0), []
-    for size, episodes, lr, first_order in ((14, 160, 1e-2, True), (28, 80, 5e-3, False)):
+    for size, episodes, lr, first_order in ((14, 160, 1e-2, True), (28, 100, 2e-3, False)):
         make = perceptron(size * size, 20, 10)
         learner = LearningToOptimise(rule, steps=100, first_order=first_order)
         validation = networks(make, mnist("validation", size), seed=1_000_000)
@@ -272,7 +272,7 @@ def on_mnist() -> None:
             "steps unrolled at once": 20,
             "weights w_t": 1,
             "gradient": "first order on 196-20-10, then the full one",
-            "episodes": "160 on 196-20-10, 80 on 784-20-10, 2 networks each",
+            "episodes": "160 on 196-20-10, 100 on 784-20-10, 2 networks each",
             "meta-optimizer": "Adam, rate 0.01 falling to 0.0005 in each part (cosine), clip 10",
             "chosen on": "networks trained on the other 30 000 training images: the rule every 10 "
             "episodes, and for each kind of network the rates of the hand-made rules",
