@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metanotes.data import FunctionSampler, digits, networks, quadratics
+from metanotes.data import digits, networks, quadratics
 from metanotes.data.functions import NetworkSampler
 from metanotes.evaluation import Score
 from metanotes.nets import mlp
@@ -209,7 +209,9 @@ def mnist(part: str, size: int = 28) -> Batch:
 
 def train_on_mnist(folder: Path) -> tuple[LSTMRule, list[History]]:
     """A rule trained on 784-20-10: with first-order gradients, then a little with the full one."""
-    rule, histories, best, good = LSTMRule(seed=0), [], -math.inf, {}
+    rule, best = LSTMRule(seed=0), -math.inf
+    histories: list[History] = []
+    good = rule.state_dict()
     make = perceptron(784, 20, 10)
     validation = networks(make, mnist("validation"), seed=1_000_000)
 
@@ -274,7 +276,7 @@ def on_mnist() -> None:
             "weights w_t": 1,
             "gradient": "first order, then the full one",
             "episodes": "160, then 30; one network each",
-            "meta-optimizer": "Adam; rates 0.01, then 0.0005, each falling to a twentieth (cosine); "
+            "meta-optimizer": "Adam; rates 0.01, then 0.0005, each falling to a 20th (cosine); "
             "clip 10, then 1",
             "chosen on": "networks trained on the other 30 000 training images: the rule every 10 "
             "episodes, and for each kind of network the rates of the hand-made rules",
