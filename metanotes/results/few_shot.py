@@ -170,7 +170,7 @@ class Run:
             what: names the checkpoint; default: the learner and the setting.
             outer: makes the outer optimizer; default: Adam. Its rate falls to 0.
         """
-        iterations = int(iterations * self.data.scale)
+        iterations = max(1, int(iterations * self.data.scale))
         phi = [p for p in learner.parameters() if p.requires_grad]
         optimizer = outer(phi) if outer else torch.optim.Adam(phi, lr=3e-3)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
