@@ -104,8 +104,8 @@ def descend(phi: Theta, descent: Descent, checkpoint: bool = False) -> Theta:
     Args:
         phi: the start, by name, without a task axis.
         descent: the loss, the rule, the data and the number of steps.
-        checkpoint: hold k copies of theta and compute each step again in the backward pass, rather
-            than hold the graph of each step.
+        checkpoint: hold k copies of theta and compute each step but the last again in the backward
+            pass, rather than hold the graph of each step.
 
     Returns:
         theta_k by name, tensors `[T, ...]`.
@@ -147,16 +147,18 @@ class _Descend(torch.autograd.Function):
         rule_phi = dict(zip(names[1], tensors[len(phi) :], strict=True))
         # First order with nothing to learn in the rule: d theta_k / d phi = I, so keep nothing.
         keep = grad_enabled and not (descent.first_order and not rule_phi)
-        ctx.descent, ctx.names, ctx.trajectory = descent, names, []
+        ctx.descent, ctx.names, ctx.checkpoint, ctx.trajectory = descent, names, checkpoint, []
         device = descent.batches[0].x.device
         theta, state = descent.start(phi)
         for t in range(descent.steps):
             inputs = leaves(theta), tuple(leaves(part) for part in state), leaves(rule_phi)
             random = random_state(device) if checkpoint else ()
-            with torch.set_grad_enabled(keep and not checkpoint):
+            # The last step is the first to be pulled back: its graph is needed at once.
+            graph = keep and (not checkpoint or t == descent.steps - 1)
+            with torch.set_grad_enabled(graph):
                 outputs = descent.step(t, *inputs)
             if keep:
-                ctx.trajectory.append((inputs, None if checkpoint else outputs, random))
+                ctx.trajectory.append((inputs, outputs if graph else None, random))
             theta = {name: t.detach() for name, t in outputs[0].items()}
             state = tuple({name: t.detach() for name, t in part.items()} for part in outputs[1])
         return tuple(theta.values())
@@ -169,8 +171,11 @@ class _Descend(torch.autograd.Function):
         v_state: list[Tensor] = []  # of the state likewise; nothing depends on the last one
         v_rule: list[Tensor | None] = [None] * len(rule_names)
         device = descent.batches[0].x.device
-        for t, (inputs, outputs, random) in reversed(list(enumerate(ctx.trajectory))):
+        for t in reversed(range(len(ctx.trajectory))):
+            inputs, outputs, random = ctx.trajectory[t]
             theta, state, rule_phi = inputs
+            if ctx.checkpoint:  # one graph at a time: this one goes when it has served
+                ctx.trajectory[t] = inputs, None, random
             if outputs is None:
                 with replayed(random, device), torch.enable_grad():
                     outputs = descent.step(t, theta, state, rule_phi)
@@ -182,7 +187,7 @@ class _Descend(torch.autograd.Function):
                 [end for end, _ in pairs],
                 [*theta.values(), *_flat(state), *rule_phi.values()],
                 [cotangent for _, cotangent in pairs],
-                retain_graph=True,  # the caller may ask for a second backward pass
+                retain_graph=not ctx.checkpoint,  # for a second backward pass of the caller's
                 materialize_grads=True,
             )
             split = len(pulled) - len(rule_names)

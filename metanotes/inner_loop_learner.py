@@ -98,8 +98,8 @@ class InnerLoopLearner(Learner):
         first_order: hold the inner gradients constant.
         keep_graph: build one graph of the whole inner loop, so that its result can be
             differentiated any number of times rather than once.
-        checkpoint: hold k copies of theta and compute each inner step again in the backward pass:
-            less memory for more time, as in `torch.utils.checkpoint`.
+        checkpoint: hold k copies of theta and compute each inner step but the last again in the
+            backward pass: less memory for more time, as in `torch.utils.checkpoint`.
         compile: compile the meta-step with torch.compile: seconds to minutes once, for every shape
             of the tasks. The model's forward may then depend on its tensors only. It pays for small
             networks and on a GPU; convolutions on a CPU are left as they are.
@@ -231,10 +231,10 @@ class InnerLoopLearner(Learner):
 
     def trial(self, support: Batch) -> Trial:
         """Run the model on one task, before any work: what it gives and what it can do."""
-        x, y = support.x[:1], support.y[:1]
-        key = self.training, x.shape, x.dtype, x.device
+        x = support.x
+        key = self.training, x.shape[1:], x.dtype, x.device
         if key not in self._trials:
-            self._trials[key] = self._try(x, y)
+            self._trials[key] = self._try(x[:1], support.y[:1])
         return self._trials[key]
 
     def _try(self, x: Tensor, y: Tensor) -> Trial:

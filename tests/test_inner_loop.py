@@ -204,6 +204,30 @@ def test_each_step_takes_the_next_minibatch_and_then_the_first_again(steps, firs
     assert relative_error(other, expected) > 0.01  # the two are told apart
 
 
+def test_a_second_backward_pass_with_checkpoints_computes_the_steps_once_more():
+    model = shaken(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.4), nn.Linear(8, 1)))
+    tasks, runs, gradients = vector_tasks(), [], []
+    learner = MAML(model, inner_lr=0.2, loss=mse)
+    learner.trial(tasks.support)
+
+    def loss(theta, x, y):
+        runs.append(torch.is_grad_enabled())
+        return learner.task_loss(theta, x, y)
+
+    descent = Descent(loss, learner.rule, [tasks.support], 3, False, False)
+    phi = learner.phi()
+    for descended in (unrolled, descend, lambda *of: descend(*of, checkpoint=True)):
+        torch.manual_seed(6)
+        runs.clear()
+        theta = descended(phi, descent)
+        total = sum(t.square().sum() for t in theta.values())
+        for _ in range(2):
+            gradients.append(torch.autograd.grad(total, list(phi.values()), retain_graph=True))
+    assert len(runs) == 3 + 2 + 3  # forwards; backwards all but the last; backwards all
+    for gradient in gradients[1:]:
+        assert relative_error(gradient, gradients[0]) < 1e-10
+
+
 def test_minibatches_of_images_go_through_the_fast_layers():
     tasks, model = image_tasks(), shaken(conv4(5, channels=4))
     parts = (t.split([2, 3], 1) for t in tasks.support)
