@@ -7,6 +7,7 @@ batch of T tasks, worked on at once.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -63,24 +64,26 @@ def check_tasks(tasks: Task) -> None:
         "query.x": tasks.query.x,
         "query.y": tasks.query.y,
     }
-    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
+
+    def got() -> str:
+        return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
+
     if any(tensor.ndim < 2 for tensor in named.values()):
         raise ValueError(
-            f"every tensor of a Task needs a task axis and an example axis; got {shapes}"
+            f"every tensor of a Task needs a task axis and an example axis; got {got()}"
         )
-    if len({tensor.shape[0] for tensor in named.values()}) > 1:
-        raise ValueError(f"every tensor of a Task has the same number of tasks first; got {shapes}")
-    for batch in ("support", "query"):
-        x, y = named[f"{batch}.x"], named[f"{batch}.y"]
+    if len({len(tensor) for tensor in named.values()}) > 1:
+        raise ValueError(f"every tensor of a Task has the same number of tasks first; got {got()}")
+    for name, (x, y) in zip(Task._fields, tasks, strict=True):
         if x.shape[1] != y.shape[1]:
             raise ValueError(
-                f"{batch}.x and {batch}.y differ in their number of examples; got {shapes}"
+                f"{name}.x and {name}.y differ in their number of examples; got {got()}"
             )
-    if 0 in named["support.x"].shape[:2] or 0 in named["query.x"].shape[:2]:
-        raise ValueError(f"a Task needs at least one task and one example; got {shapes}")
+        if 0 in x.shape[:2]:
+            raise ValueError(f"a Task needs at least one task and one example; got {got()}")
     real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
-    if not real or torch.isfinite(torch.stack([t.sum() for t in real.values()]).sum()):
-        return  # nearly always; one number to wait for, where the tensors are on a GPU
+    if all(map(math.isfinite, [tensor.sum() for tensor in real.values()])):
+        return  # nearly always
     for name, tensor in real.items():  # or a sum of large numbers
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} has NaN or infinite values; clean or rescale the data first")
