@@ -19,11 +19,11 @@ import copy
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import cache
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,20 @@ GROUP = 8  # tasks worked on at once on one core, at most: enough to batch, few 
 GROUP_WORK = 250_000_000  # and no more of these than a group's forward pass has
 
 Gradient = list[Tensor | None]
-Recording = Callable[..., list[Any]]
 Work = Callable[[Any, Task], Any]  # of a learner and a group of tasks
+
+
+class Recording(NamedTuple):
+    """The operations of `losses_and_gradient` for tasks of one shape.
+
+    Args:
+        play: does them: a function of the parameters and buffers of the learner and the four
+            tensors of a `Task`. It gives the losses, then the gradient.
+        random: whether it draws random numbers.
+    """
+
+    play: Callable[..., list[Any]]
+    random: bool
 
 
 def replica(learner: InnerLoopLearner, tensors: Sequence[Tensor] | None = None) -> InnerLoopLearner:
@@ -111,8 +123,7 @@ def keep_freed_memory() -> None:
 
 def recording(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Recording | None:
     """The recording to play for these tasks, if there should be one."""
-    copies = learner.trial(tasks.support).copies
-    if is_large(learner, tasks) or learner.one_by_one(tasks.query.x) or not copies:
+    if learner.one_by_one(tasks.query.x) or not learner.trial(tasks.support).copies:
         return None
     if learner.checkpoint:  # the random numbers that it draws again cannot be recorded
         return None
@@ -121,18 +132,18 @@ def recording(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Reco
     if known is None:
         return None
     tensors = [*own, *tasks.support, *tasks.query]
-    kind = [(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors]
-    key = (known, *kind, *_autocast(tasks))
+    kind = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in tensors]
+    key = (known, *kind, *_autocast(tasks), torch.get_num_threads())
     if key not in learner.recordings:
         if len(learner.recordings) == KEPT:
             del learner.recordings[next(iter(learner.recordings))]
         learner.recordings[key] = None
         if not learner.compiled:  # to record takes as long as many steps: not for a single one
             return None
-    play = learner.recordings[key]
-    if play is None:
-        play = learner.recordings[key] = record(learner, tasks, own)
-    return play
+    known = learner.recordings[key]
+    if known is None:
+        known = learner.recordings[key] = record(learner, tasks, own)
+    return known
 
 
 PLAIN = frozenset((bool, int, float, str, tuple, torch.Size, type(None)))
@@ -151,28 +162,33 @@ def fingerprint(learner: Learner) -> Hashable:
         kind = type(module)
         if _hooked(module) or not kind.__module__.startswith(("torch.nn.modules.", "metanotes.")):
             return None
-        values = vars(module).values()
-        functions = [value for value in values if isinstance(value, FunctionType)]
-        if any(not function.__module__.startswith("torch.") for function in functions):
-            return None
-        parts += [kind, *functions, *(value for value in values if type(value) in PLAIN)]
+        parts.append(kind)
+        for value in vars(module).values():
+            if type(value) in PLAIN:
+                parts.append(value)
+            elif callable(value):  # an activation, or a `forward` put in place of the class's
+                if not f"{getattr(value, '__module__', None)}.".startswith("torch."):
+                    return None
+                parts.append(value)
     return tuple(parts)
 
 
 def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def record(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Recording:
-    """`losses_and_gradient` as the list of its operations: a function of tensors and nothing else.
+    """`losses_and_gradient` as the list of its operations: they depend on tensors, nothing else.
 
     Args:
         learner: what is recorded.
         tasks: of the shapes that are played later.
         own: the parameters and buffers of the learner.
-
-    Returns:
-        a function of those and the four tensors of a `Task`: the losses, then the gradient.
     """
 
     def run(*tensors: Tensor) -> list[Any]:
@@ -190,35 +206,77 @@ def record(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Recordi
     with torch.random.fork_rng(devices=devices):  # recording runs it once, beside the user's draws
         graph = make_fx(run)(*inputs)
         simplify(graph, inputs)
-    if learner.compiled:  # on a GPU in one CUDA graph
-        return torch.compile(graph, mode="reduce-overhead" if devices else None)
+    random = any(map(_random, graph.graph.nodes))
+    if learner.compiled:
+        turn_products(graph)
+        if devices:  # in one CUDA graph
+            return Recording(torch.compile(graph, mode="reduce-overhead"), random)
+        return Recording(_inductor(graph, inputs), random)
+    for node in graph.graph.nodes:
+        node.target = DIRECT.get(node.target, node.target)
+    graph.recompile()
 
     def play(*tensors: Tensor) -> list[Any]:
         with torch.inference_mode():  # no bookkeeping for autograd
             losses, *gradient = graph.forward(*tensors)
         return [losses.clone(), *gradient]
 
-    return play
+    return Recording(play, random)
 
 
+def _inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Any]]:
+    """Compiled for a processor: what torch.compile does, without its checks at each call.
+
+    They are not needed: all that they look at is in the key of a recording.
+    """
+    from torch._inductor import compile  # takes a second, and few need it
+
+    for node in graph.graph.nodes:
+        node.meta.clear()  # it describes the tensors of the recording
+    options = {
+        "cpp_wrapper": True,  # one function in C++, rather than Python that calls many
+        "fallback_random": True,  # the same random numbers as without compilation
+    }
+    return compile(graph, [*inputs], options)
+
+
+FEW = 4096  # numbers at most of a constant that a recording keeps
 VIEWS = tuple(
     getattr(torch.ops.aten, name).default for name in ("detach", "view", "_unsafe_view", "expand")
 )
+# The same functions, but not by way of torch.ops, which takes longer than small tensors do.
+DIRECT: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.add.Tensor: torch.add,
+    torch.ops.aten.mul.Tensor: torch.mul,
+    torch.ops.aten.mul.Scalar: torch.mul,
+    torch.ops.aten.bmm.default: torch.bmm,
+    torch.ops.aten.sum.dim_IntList: torch.sum,
+    torch.ops.aten.relu.default: torch.relu,
+    torch.ops.aten.transpose.int: torch.transpose,
+    torch.ops.aten.view.default: Tensor.view,
+    torch.ops.aten.expand.default: Tensor.expand,
+}
 
 
 def simplify(graph: GraphModule, inputs: list[Tensor]) -> None:
     """Leave out of a recording what changes nothing but, perhaps, the sign of a zero.
 
-    That is, views of the shape that they view, sums with zeros and products with 1, and whatever
-    has been computed before. Autograd and vmap leave about half of a small network's operations so.
+    That is, views of the shape that they view, sums with zeros and products with 1, whatever has
+    been computed before, and what is the same at every run. Autograd and vmap leave about half of a
+    small network's operations so.
     """
     aten, layout = torch.ops.aten, {}
+    constants: dict[Node, Tensor] = {}
+    alike = aten.ones_like.default, aten.zeros_like.default
 
     class Layouts(Interpreter):
         def run_node(self, n: Node) -> Any:
             value = super().run_node(n)
             if isinstance(value, Tensor):
                 layout[n] = value.shape, value.stride(), value.dtype
+                of_constants = n.all_input_nodes and constants.keys() >= set(n.all_input_nodes)
+                if (n.target in alike or (of_constants and not _random(n))) and value.numel() < FEW:
+                    constants[n] = value
             return value
 
     Layouts(graph).run(*inputs)
@@ -229,7 +287,7 @@ def simplify(graph: GraphModule, inputs: list[Tensor]) -> None:
     for node in nodes:
         op = node.target
         first: Any = node.args[0] if node.args else None  # what it views, if it is a view
-        if torch.Tag.nondeterministic_seeded in op.tags:
+        if _random(node):
             continue
         key = op, str(node.args), str(node.kwargs)
         same = seen.get(key)
@@ -248,7 +306,66 @@ def simplify(graph: GraphModule, inputs: list[Tensor]) -> None:
         else:
             node.replace_all_uses_with(same)
             graph.graph.erase_node(node)
+    for node, value in constants.items():
+        if node.users.keys() - constants.keys():
+            graph.register_buffer(node.name, value)
+            with graph.graph.inserting_before(node):
+                node.replace_all_uses_with(graph.graph.get_attr(node.name))
     graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def turn_products(graph: GraphModule) -> None:
+    """(A B)^T = B^T A^T: compute products, and sums of them, the way round that is asked for.
+
+    Autograd leaves the gradient of a layer's weights transposed. Compiled code that adds tensors,
+    some read along rows and some along columns, is not vectorised. A product in the other order may
+    round otherwise, so recordings that are not compiled stay as they are.
+    """
+    aten = torch.ops.aten
+
+    def transpose(of: Node) -> Node:
+        node = graph.graph.call_function(aten.transpose.int, (of, 1, 2))
+        node.meta["val"] = of.meta["val"].mT
+        return node
+
+    def is_transpose(node: Node) -> bool:
+        return node.target is aten.transpose.int and node.args[1:] == (1, 2)
+
+    def turns(node: Any) -> bool:
+        """Whether the transpose of these matrices, `[T, N, M]`, is to be had without one."""
+        if not isinstance(node, Node) or "val" not in node.meta or node.meta["val"].ndim != 3:
+            return False
+        if is_transpose(node):
+            return True
+        summed = node.target is aten.add.Tensor and not node.kwargs and all(map(turns, node.args))
+        return len(node.users) == 1 and (summed or node.target is aten.bmm.default)
+
+    def turned(node: Any) -> Any:
+        if is_transpose(node):
+            return node.args[0]
+        if node.target is aten.bmm.default:
+            parts = [transpose(factor) for factor in reversed(node.args)]
+        else:
+            parts = [turned(term) for term in node.args]
+        new = graph.graph.call_function(node.target, tuple(parts))
+        new.meta["val"] = node.meta["val"].mT
+        return new
+
+    def turn_one() -> bool:
+        for node in graph.graph.nodes:
+            if is_transpose(node) and turns(node.args[0]):
+                with graph.graph.inserting_before(node):
+                    node.replace_all_uses_with(turned(node.args[0]))
+                return graph.graph.eliminate_dead_code()  # what is dead would count as a use
+        return False
+
+    while turn_one():
+        pass
     graph.recompile()
 
 
@@ -258,9 +375,21 @@ def simplify(graph: GraphModule, inputs: list[Tensor]) -> None:
 def is_large(learner: InnerLoopLearner, tasks: Task) -> bool:
     """Whether to work side by side: on a CPU, where nothing depends on the order of the tasks."""
     trial = learner.trial(tasks.support)
-    ordered = trial.random or not trial.copies or any(map(_hooked, learner.modules()))
-    cpu = tasks.support.x.device.type == "cpu" and not _autocast(tasks)[0]
-    return cpu and trial.flops > LARGE and not ordered
+    if trial.flops <= LARGE or tasks.support.x.device.type != "cpu" or _autocast(tasks)[0]:
+        return False
+    return trial.copies and not trial.random and not any(map(_hooked, learner.modules()))
+
+
+@contextmanager
+def few_threads(learner: InnerLoopLearner, tasks: Task) -> Iterator[None]:
+    """Small work in one thread: two would gain little, and lose much where a core is busy."""
+    threads = torch.get_num_threads()
+    if learner.trial(tasks.support).flops * len(tasks.support.x) <= LARGE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _autocast(tasks: Task) -> tuple[bool, torch.dtype]:
@@ -292,16 +421,19 @@ class _MetaStep(torch.autograd.Function):
         ctx: Any, learner: InnerLoopLearner, tasks: Task, own: list[Tensor], *phi: Tensor
     ) -> Tensor:
         ctx.learner, ctx.tasks, ctx.own = learner, tasks, own
-        ctx.random = random_state(tasks.support.x.device)
+        ctx.random = ()
         ctx.save_for_backward(*phi)
-        play = recording(learner, tasks, own)
-        if play is not None:
-            tensors = (t.detach() for t in (*own, *tasks.support, *tasks.query))
-            losses, *ctx.gradient = play(*tensors)
-            return losses
         if not is_large(learner, tasks):
-            losses, ctx.gradient = losses_and_gradient(learner, tasks)
+            with nullcontext() if learner.compiled else few_threads(learner, tasks):
+                known = recording(learner, tasks, own)
+                if known is None or known.random:
+                    ctx.random = random_state(tasks.support.x.device)
+                if known is None:
+                    losses, ctx.gradient = losses_and_gradient(learner, tasks)
+                else:
+                    losses, *ctx.gradient = known.play(*own, *tasks.support, *tasks.query)
             return losses
+        ctx.random = random_state(tasks.support.x.device)
         groups = side_by_side(learner, tasks, losses_and_gradient)
         ctx.gradient = [
             None if parts[0] is None else sum(parts[1:], start=parts[0])
@@ -314,9 +446,10 @@ class _MetaStep(torch.autograd.Function):
         phi = ctx.saved_tensors  # an error, where phi has been changed in place since
         each = weights.tolist()
         if len(set(each)) == 1:  # the mean or the sum, nearly always
-            gradient = [None if g is None else g * each[0] for g in ctx.gradient]
+            scaled = iter(torch._foreach_mul([g for g in ctx.gradient if g is not None], each[0]))
+            gradient = [None if g is None else next(scaled) for g in ctx.gradient]
         else:
-            with replayed(ctx.random, weights.device):
+            with replayed(ctx.random, weights.device) if ctx.random else nullcontext():
                 learner = replica(ctx.learner, ctx.own)
                 gradient = losses_and_gradient(learner, ctx.tasks, weights)[1]
         if torch.is_grad_enabled():  # somebody means to differentiate the gradient

@@ -7,12 +7,13 @@ import threading
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import metanotes.meta_step
 from metanotes import MAML, Adam, Batch, Task, evaluate, mse
 from metanotes.inner_loop_learner import InnerLoopLearner
-from metanotes.meta_step import record
+from metanotes.meta_step import record, turn_products
 from metanotes.nets import conv4, mlp
 from tests.plainly import (
     MODELS,
@@ -240,6 +241,72 @@ def test_a_readers_activation_is_never_recorded():
     assert not is_recorded(learner)
 
 
+@pytest.mark.parametrize("what", ["a forward of its own", "a hook of its backward pass"])
+def test_a_changed_layer_is_never_recorded(what):
+    model = shaken(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)))
+    slope, tasks = [1.0], vector_tasks()
+    if what == "a forward of its own":
+        model[1].forward = lambda x: slope[0] * x.sin()
+    else:
+        model[1].register_full_backward_hook(lambda *_: None)
+    learner = MAML(model, inner_lr=0.1, loss=mse)
+    for slope[0] in (1.0, 1.0, 1.0, 2.0):
+        expected = plain_loop(model, tasks, 0.1, 1, mse)
+        assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
+    assert not is_recorded(learner)
+
+
+def test_tasks_that_lie_otherwise_in_memory_have_a_recording_of_their_own():
+    model, tasks = shaken(mlp(2, 6, 1)), vector_tasks()
+    other = Task(*(Batch(*(t.mT.contiguous().mT for t in batch)) for batch in tasks))
+    learner = MAML(model, inner_lr=0.1, steps=2, loss=mse)
+    expected = plain_loop(model, tasks, 0.1, 2, mse)
+    for these in (tasks, tasks, other, other):
+        assert relative_error(meta_gradient(learner, these), expected) < 1e-10
+    assert sum(play is not None for play in learner.recordings.values()) == 2
+
+
+def test_small_work_is_done_in_one_thread(two_threads, monkeypatch):
+    seen, work = [], metanotes.meta_step.losses_and_gradient
+
+    def watched(learner, tasks, weights=None):
+        seen.append(torch.get_num_threads())
+        return work(learner, tasks, weights)
+
+    monkeypatch.setattr(metanotes.meta_step, "losses_and_gradient", watched)
+    learner, tasks = MAML(mlp(2, 4, 1).double(), inner_lr=0.1, loss=mse), vector_tasks()
+    learner(tasks)
+    assert (seen, torch.get_num_threads()) == ([1], 2)
+    monkeypatch.setattr(metanotes.meta_step, "LARGE", learner.trial(tasks.support).flops)
+    learner(tasks)  # little work for each task, but there are several
+    assert (seen, torch.get_num_threads()) == ([1, 2], 2)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError):
+        learner(Task(tasks.support, Batch(tasks.query.x, tasks.query.y.to(torch.complex64))))
+    assert torch.get_num_threads() == 2
+
+
+def test_products_are_turned_where_their_transpose_is_asked_for():
+    a, b, c, d = (torch.rand(2, *shape).double() for shape in ((3, 4), (4, 5), (3, 6), (6, 5)))
+
+    def function(a, b, c, d):
+        kept = a.bmm(b)  # used as it is, too
+        other = b.transpose(1, 2).bmm(a.transpose(1, 2)).transpose(1, 2)
+        return (c.bmm(d) + other).transpose(1, 2) + kept.transpose(1, 2), kept.exp()
+
+    graph = make_fx(function)(a, b, c, d)
+    before = graph(a, b, c, d)
+    turn_products(graph)
+    for result, was in zip(graph(a, b, c, d), before, strict=True):
+        torch.testing.assert_close(result, was, rtol=1e-12, atol=0)
+    aten = torch.ops.aten
+    turned = [n.args[0] for n in graph.graph.nodes if n.target is aten.transpose.int]
+    products = [n for n in turned if n.target is aten.bmm.default]
+    assert len(products) == 1
+    assert len(products[0].users) == 2  # the one that is kept
+    assert not any(n.target is aten.add.Tensor for n in turned)
+
+
 def test_recording_leaves_out_what_changes_nothing():
     learner, tasks = MAML(mlp(2, 6, 6, 1), inner_lr=0.1, steps=2, loss=mse), vector_tasks()
     tasks = Task(*(Batch(*(t.float() for t in batch)) for batch in tasks))
@@ -318,13 +385,31 @@ def test_gradients_accumulate_and_losses_stay_what_they_were():
 @pytest.mark.filterwarnings("default")  # of torch.compile's own making
 def test_a_compiled_meta_step_gives_the_same_gradient():
     tasks, model = vector_tasks(), shaken(mlp(2, 6, 1))
+    other = Task(*(Batch(*(t.mT.contiguous().mT for t in batch)) for batch in tasks))
     learner = MAML(model, inner_lr=0.1, steps=2, loss=mse, compile=True)
-    for _ in range(2):
-        ours = meta_gradient(learner, tasks)
+    for these in (tasks, tasks, other):
+        ours = meta_gradient(learner, these)
         assert relative_error(ours, plain_loop(model, tasks, 0.1, 2, mse)) < 1e-10
         with torch.no_grad():
             model[0].weight += 0.1
     assert is_recorded(learner)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_meta_step_draws_the_random_numbers_of_one_that_is_not():
+    model = shaken(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.4), nn.Linear(8, 1)))
+    tasks, gradients = vector_tasks(), []
+    weights = torch.tensor([0.1, 2.0, -1.0, 0.5]).double()
+    for compile in (False, True):
+        learner = MAML(model, inner_lr=0.2, steps=2, loss=mse, compile=compile)
+        learner.trial(tasks.support)
+        torch.manual_seed(7)
+        losses = [learner(tasks) for _ in range(2)][-1]
+        gradients.append(torch.autograd.grad(losses.sum(), learner.parameters(), retain_graph=True))
+        gradients.append(torch.autograd.grad((weights * losses).sum(), learner.parameters()))
+    assert relative_error(gradients[2], gradients[0]) < 1e-10
+    assert relative_error(gradients[3], gradients[1]) < 1e-10
 
 
 def test_autocast_is_obeyed_recorded_or_not():
