@@ -60,7 +60,11 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     head += ["transductive"] * transduction + ["note"] * notes
     lines = [_row(head), _row(["---"] * len(head))]
     for (name, tasks, transductive, note), values in groups.items():
-        cells = [name, *(values.get(seed, values.get(None, "")) for seed in columns), f"{tasks:,}".replace(",", " ")]
+        cells = [
+            name,
+            *(values.get(seed, values.get(None, "")) for seed in columns),
+            f"{tasks:,}".replace(",", " "),
+        ]
         if transduction:
             cells.append({True: "yes", False: "no", None: ""}[transductive])
         lines.append(_row(cells + [note or ""] * notes))
