@@ -109,22 +109,23 @@ def descend(
     length = max(1, math.isqrt(kept)) if checkpoint else max(1, kept)
     bounds = [*range(first, problem.steps, length), problem.steps]
     if first:
-        w, v = _run(problem, hyper, range(first), w, v, rules, losses)
+        w, v = _steps(problem, hyper, range(first), w, v, rules, losses, linked=False)
     for low, high in pairwise(bounds):
+        steps = range(low, high)
         if checkpoint:
-            segments.append(Segment(range(low, high), w, v, None))
-            w, v = _run(problem, hyper, range(low, high), w, v, rules, losses)
+            segments.append(Segment(steps, w, v, None))
+            w, v = _steps(problem, hyper, steps, w, v, rules, losses, linked=False)
         else:
             begin, before = asked(w), asked(v)
-            w, v = _linked(problem, hyper, range(low, high), begin, before, rules, losses)
-            segments.append(Segment(range(low, high), begin, before, [*w, *v]))
+            w, v = _steps(problem, hyper, steps, begin, before, rules, losses, linked=True)
+            segments.append(Segment(steps, begin, before, [*w, *v]))
             w = [t.detach() for t in w]
     path = Path(segments, w, torch.stack(losses) if losses else w[0].new_zeros(0))
     problem.check_descent(path.w, path.losses, start.lr)
     return path
 
 
-def _run(
+def _steps(
     problem: Problem,
     hyper: Any,
     steps: range,
@@ -132,28 +133,13 @@ def _run(
     v: list[Tensor],
     rules: Rules,
     losses: list[Tensor],
+    linked: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Steps without a graph."""
+    """Some steps: linked in one graph, or without any."""
+    lr, momentum = rules.differentiable() if linked else (rules.lr, rules.momentum)
     for t in steps:
-        loss, g = problem.inner_gradient(asked(w), hyper, create_graph=False)
-        w, v = step(w, v, g, rules.lr[t], None if rules.momentum is None else rules.momentum[t])
-        losses.append(loss)
-    return w, v
-
-
-def _linked(
-    problem: Problem,
-    hyper: Any,
-    steps: range,
-    w: list[Tensor],
-    v: list[Tensor],
-    rules: Rules,
-    losses: list[Tensor],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Steps in one graph."""
-    lr, momentum = rules.differentiable()
-    for t in steps:
-        loss, g = problem.inner_gradient(w, hyper, create_graph=True)
+        at = w if linked else asked(w)
+        loss, g = problem.inner_gradient(at, hyper, create_graph=linked)
         w, v = step(w, v, g, _at(lr, t), None if momentum is None else _at(momentum, t))
         losses.append(loss)
     return w, v
@@ -171,7 +157,7 @@ def reverse(
         steps, w, v, ends = path.segments.pop()
         if ends is None:
             w, v = asked(w), asked(v)
-            linked = _linked(problem, hyper, steps, w, v, rules, [])
+            linked = _steps(problem, hyper, steps, w, v, rules, [], linked=True)
             ends = [*linked[0], *linked[1]]
         inputs = [*w, *v] if path.segments or (whole and callable(problem.w0)) else []
         ends = ends[: len(cotangents)]
