@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,69 +147,64 @@ def meta_train(
     >>> len(history.losses)
     3
     """
-    for name, count in {
-        "iterations": iterations,
-        "tasks": tasks,
-        "validate_every": validate_every,
-        "checkpoint_every": checkpoint_every,
-    }.items():
-        if count < 1:
-            raise ValueError(f"{name}={count} must be at least 1")
+    check_training(
+        learner,
+        clip,
+        optimizer,
+        scheduler,
+        iterations=iterations,
+        tasks=tasks,
+        validate_every=validate_every,
+        checkpoint_every=checkpoint_every,
+    )
     if patience is not None and validate is None:
         raise ValueError(f"patience={patience} needs validate=, the score to wait for")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip={clip} must be above 0")
     positive("meta_lr", meta_lr)
-    if scheduler is not None and scheduler.optimizer is not optimizer:
-        raise ValueError("scheduler= must be of the optimizer that is given as optimizer=")
-    if not any(p.requires_grad for p in learner.parameters()):
-        raise ValueError(f"{type(learner).__name__} has no parameter to train: phi is empty")
     if device is not None:
         learner.to(check_device(device))
     device = next(learner.parameters()).device
     optimizer = optimizer or torch.optim.Adam(learner.parameters(), lr=meta_lr)
-    run = _Run(learner, optimizer, scheduler, sample_tasks, History())
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None:
-        if path.exists():
-            run.load(path)
-        run.save(path)  # a folder that cannot be written to is found out before any work
-
-    learner.train()
-    phi = [p for group in optimizer.param_groups for p in group["params"]]
-    history = run.history
-    with progress_bar(iterations, "meta-training", progress, len(history.losses)) as bar:
-        while len(history.losses) < iterations and not history.stopped_early:
-            step = len(history.losses) + 1
-            losses = learner(task_to(sample_tasks(tasks), device))
-            loss = losses.mean()
-            _check_finite(loss, f"the loss of iteration {step}", losses, path)
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.get_total_norm([p.grad for p in phi if p.grad is not None])
-            _check_finite(norm, f"the gradient of iteration {step}", losses, path)
-            if clip is not None:
-                nn.utils.clip_grads_with_norm_(phi, clip, norm)
-            optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
-            history.losses.append(loss.item())
-            bar.set_postfix(loss=f"{history.losses[-1]:.3f}", refresh=False)
-            bar.update()
-            if validate is not None and step % validate_every == 0:
-                run.validated(float(validate(learner)), patience)
-                learner.train()
-            if path is not None and step % checkpoint_every == 0:
-                run.save(path)
-    if path is not None:
-        run.save(path)
-    if run.best is not None:
-        learner.load_state_dict(run.best)
-    return history
+    run = Run(learner, optimizer, scheduler, sample_tasks, clip, checkpoint)
+    for step in run.iterations(
+        iterations, "meta-training", progress, validate, validate_every, patience, checkpoint_every
+    ):
+        losses = learner(task_to(sample_tasks(tasks), device))
+        run.history.losses.append(run.step(losses, f"iteration {step}"))
+    return run.history
 
 
-class _Run:
-    """What a checkpoint holds: enough to go on as if nothing had happened."""
+def check_training(
+    learner: nn.Module,
+    clip: float | None,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    **counts: int,
+) -> None:
+    """What every training is given, before any work.
+
+    Raises:
+        ValueError: a count below 1, a clip that is not above 0, a scheduler of another optimizer,
+            or a learner without parameters.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count} must be at least 1")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip={clip} must be above 0")
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise ValueError("scheduler= must be of the optimizer that is given as optimizer=")
+    if not any(p.requires_grad for p in learner.parameters()):
+        raise ValueError(f"{type(learner).__name__} has no parameter to train: phi is empty")
+
+
+class Run:
+    """A training as it goes: its steps of phi, its history, its validations and its checkpoint.
+
+    Args:
+        learner, optimizer, scheduler, clip, checkpoint: see `meta_train`.
+        sampler: what draws the tasks.
+        description: what else a checkpoint must agree with.
+    """
 
     def __init__(
         self,
@@ -217,17 +212,81 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler | None,
         sampler: Any,
-        history: History,
+        clip: float | None,
+        checkpoint: str | os.PathLike[str] | None,
+        **description: str,
     ) -> None:
-        self.learner, self.sampler, self.history = learner, sampler, history
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.learner, self.sampler, self.history = learner, sampler, History()
+        self.optimizer, self.scheduler, self.clip = optimizer, scheduler, clip
         self.best: dict[str, Tensor] | None = None  # the phi of the best validation score
         self.description = {
             "format": str(CHECKPOINT_FORMAT),
             "learner": repr(learner),
             "optimizer": f"{type(optimizer).__name__} {optimizer.defaults}",
             "scheduler": type(scheduler).__name__,
+            **description,
         }
+        self.path = None if checkpoint is None else Path(checkpoint)
+        if self.path is not None:
+            if self.path.exists():
+                self.load(self.path)
+            self.save(self.path)  # a folder that cannot be written to is found out before any work
+
+    def iterations(
+        self,
+        total: int,
+        what: str,
+        progress: bool,
+        validate: Callable[[Any], float] | None,
+        validate_every: int,
+        patience: int | None,
+        checkpoint_every: int,
+    ) -> Iterator[int]:
+        """The numbers of those that are left; after each, its loss stands in the history."""
+        losses = self.history.losses
+        self.learner.train()
+        with progress_bar(total, what, progress, len(losses)) as bar:
+            while len(losses) < total and not self.history.stopped_early:
+                yield len(losses) + 1
+                if self.scheduler is not None:
+                    self.scheduler.step()
+                bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+                bar.update()
+                if validate is not None and len(losses) % validate_every == 0:
+                    self.validated(float(validate(self.learner)), patience)
+                    self.learner.train()
+                if self.path is not None and len(losses) % checkpoint_every == 0:
+                    self.save(self.path)
+        if self.path is not None:
+            self.save(self.path)
+        if self.best is not None:
+            self.learner.load_state_dict(self.best)
+
+    def step(self, losses: Tensor, where: str) -> float:
+        """A step of phi down the gradient of the mean of the losses `[T]`, which is returned."""
+        loss = losses.mean()
+        self.check_finite(loss, f"the loss of {where}", losses)
+        self.optimizer.zero_grad()
+        loss.backward()
+        phi = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in phi if p.grad is not None])
+        self.check_finite(norm, f"the gradient of {where}", losses)
+        if self.clip is not None:
+            nn.utils.clip_grads_with_norm_(phi, self.clip, norm)
+        self.optimizer.step()
+        return loss.item()
+
+    def check_finite(self, value: Tensor, what: str, losses: Tensor) -> None:
+        """A NonFiniteLossError, which names the tasks, if the value is none."""
+        if torch.isfinite(value):
+            return
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        where = f" (tasks {bad} of the batch)" if bad else ""
+        kept = f"; the last good checkpoint is {str(self.path)!r}" if self.path else ""
+        raise NonFiniteLossError(
+            f"{what} is {value.item()}{where}; phi is as it was before that step{kept}. "
+            "A smaller inner or outer step size, or clip=, may help"
+        )
 
     def validated(self, score: float, patience: int | None) -> None:
         """Note a validation score; keep phi if it is the best; stop when patience is over."""
@@ -325,14 +384,3 @@ def progress_bar(total: int, what: str, show: bool, done: int = 0) -> Any:
     # tqdm's own reading of TQDM_DISABLE does not reach its bar for notebooks.
     hidden = not show or bool(os.environ.get("TQDM_DISABLE"))
     return tqdm(total=total, initial=done, desc=what, leave=False, disable=hidden)
-
-
-def _check_finite(value: Tensor, what: str, losses: Tensor, path: Path | None) -> None:
-    if not torch.isfinite(value):
-        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-        where = f" (tasks {bad} of the batch)" if bad else ""
-        kept = f"; the last good checkpoint is {str(path)!r}" if path else ""
-        raise NonFiniteLossError(
-            f"{what} is {value.item()}{where}; phi is as it was before that step{kept}. "
-            "A smaller inner or outer step size, or clip=, may help"
-        )

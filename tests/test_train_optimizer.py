@@ -103,7 +103,7 @@ def test_what_cannot_be_trained_is_refused():
         train(LearningToOptimise(Sgd(0.1), 5), 1)
     with pytest.raises(ValueError, match="episodes=0 must be at least 1"):
         train(learner(), 0)
-    with pytest.raises(ValueError, match="clip=-1 must be a finite number above 0"):
+    with pytest.raises(ValueError, match="clip=-1 must be above 0"):
         train(learner(), 1, clip=-1)
     wild = LearningToOptimise(LSTMRule(scale=1e30), 30)
     with pytest.raises(NonFiniteLossError, match="episode 1"):

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from metanotes.data.functions import Functions
 from metanotes.optimisers.unroll import LearningToOptimise
-from metanotes.training import History, _check_finite, _Run, progress_bar
+from metanotes.training import History, Run, check_training
 from metanotes.update_rules import positive
 
 
@@ -73,62 +71,33 @@ def train_optimizer(
     >>> len(history.losses)
     2
     """
-    for name, count in {
-        "episodes": episodes,
-        "tasks": tasks,
-        "unroll": unroll,
-        "validate_every": validate_every,
-        "checkpoint_every": checkpoint_every,
-    }.items():
-        if count < 1:
-            raise ValueError(f"{name}={count} must be at least 1")
-    if clip is not None:
-        positive("clip", clip)
-    if scheduler is not None and scheduler.optimizer is not optimizer:
-        raise ValueError("scheduler= must be of the optimizer that is given as optimizer=")
+    check_training(
+        learner.rule,
+        clip,
+        optimizer,
+        scheduler,
+        episodes=episodes,
+        tasks=tasks,
+        unroll=unroll,
+        validate_every=validate_every,
+        checkpoint_every=checkpoint_every,
+    )
     phi = [p for p in learner.parameters() if p.requires_grad]
-    if not phi:
-        raise ValueError(f"{type(learner.rule).__name__} has no parameter to train: phi is empty")
     optimizer = optimizer or torch.optim.Adam(phi, lr=positive("meta_lr", meta_lr))
-    run = _Run(learner, optimizer, scheduler, sample, History())
-    run.description["windows"] = f"{tasks} functions, {unroll} steps at once, clip {clip}"
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None:
-        if path.exists():
-            run.load(path)
-        run.save(path)  # a folder that cannot be written to is found out before any work
-    history = run.history
-    with progress_bar(episodes, "training the rule", progress, len(history.losses)) as bar:
-        while len(history.losses) < episodes:
-            episode, total = len(history.losses) + 1, 0.0
-            functions = sample(tasks)
-            position = learner.start(functions)
-            for window in learner.weights.split(unroll):
-                losses, position = learner.unroll(functions, position, len(window))
-                position = position.detached()
-                each = losses @ window.to(losses.dtype)
-                _check_finite(each.sum(), f"the loss of episode {episode}", each, path)
-                total += each.mean().item()
-                if not window.any():
-                    continue
-                optimizer.zero_grad()
-                each.mean().backward()
-                norm = nn.utils.get_total_norm([p.grad for p in phi if p.grad is not None])
-                _check_finite(norm, f"the gradient of episode {episode}", each, path)
-                if clip is not None:
-                    nn.utils.clip_grads_with_norm_(phi, clip, norm)
-                optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
-            history.losses.append(total)
-            bar.set_postfix(loss=f"{total:.3g}", refresh=False)
-            bar.update()
-            if validate is not None and episode % validate_every == 0:
-                run.validated(float(validate(learner)), None)
-            if path is not None and episode % checkpoint_every == 0:
-                run.save(path)
-    if path is not None:
-        run.save(path)
-    if run.best is not None:
-        learner.load_state_dict(run.best)
-    return history
+    windows = f"{tasks} functions, {unroll} steps at once, clip {clip}"
+    run = Run(learner, optimizer, scheduler, sample, clip, checkpoint, windows=windows)
+    for episode in run.iterations(
+        episodes, "training the rule", progress, validate, validate_every, None, checkpoint_every
+    ):
+        functions, total = sample(tasks), 0.0
+        position = learner.start(functions)
+        for window in learner.weights.split(unroll):
+            losses, position = learner.unroll(functions, position, len(window))
+            position = position.detached()
+            each = losses @ window.to(losses.dtype)
+            if window.any():
+                total += run.step(each, f"episode {episode}")
+            else:
+                run.check_finite(each.sum(), f"the loss of episode {episode}", each)
+        run.history.losses.append(total)
+    return run.history
