@@ -2,6 +2,7 @@
 
 from metanotes.data.batches import batches
 from metanotes.data.digits import digits
+from metanotes.data.domains import blend, mnist_m
 from metanotes.data.episodes import episodes
 from metanotes.data.folders import DamagedDataError, cache_folder, data_folder
 from metanotes.data.functions import Functions, FunctionSampler, networks, quadratics
@@ -9,6 +10,7 @@ from metanotes.data.glyphs import glyphs
 from metanotes.data.images import Images
 from metanotes.data.mini_imagenet import mini_imagenet
 from metanotes.data.omniglot import omniglot
+from metanotes.data.printed_digits import printed_digits
 from metanotes.data.sampler import Sampler
 from metanotes.data.sinusoid import sinusoid
 from metanotes.data.surfaces import surfaces
@@ -20,14 +22,17 @@ __all__ = [
     "Images",
     "Sampler",
     "batches",
+    "blend",
     "cache_folder",
     "data_folder",
     "digits",
     "episodes",
     "glyphs",
     "mini_imagenet",
+    "mnist_m",
     "networks",
     "omniglot",
+    "printed_digits",
     "quadratics",
     "sinusoid",
     "surfaces",
