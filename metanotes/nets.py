@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def mlp(*sizes: int, seed: int = 0, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -101,3 +101,72 @@ def dense4(ways: int, in_channels: int = 1, size: int = 28, seed: int = 0) -> nn
             norm = nn.BatchNorm1d(n_out, track_running_stats=False)
             layers += [nn.Linear(n_in, n_out), norm, nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(64, ways))
+
+
+class _Centred(nn.Module):
+    """Pixels in 0..1 to -1..1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x - 1
+
+
+def conv_encoder(
+    in_channels: int = 3,
+    size: int = 28,
+    code: int = 100,
+    widths: tuple[int, int] = (32, 48),
+    seed: int = 0,
+) -> nn.Sequential:
+    """The encoder of domain separation networks for digits (Bousmalis et al. 2016, supplement).
+
+    Two 5x5 convolutions, each with max-pooling and a ReLU, and a fully connected layer with a
+    ReLU, whose output is the code. Pixels are taken to be in 0..1.
+
+    Args:
+        in_channels: 1 for grey images, 3 for colour.
+        size: height and width of the images, in pixels; at least 4.
+        code: d, entries of the code.
+        widths: channels of the two convolutions.
+        seed: of the initial weights (PyTorch's default initialisation).
+
+    >>> conv_encoder()(torch.zeros(32, 3, 28, 28)).shape
+    torch.Size([32, 100])
+    """
+    if size < 4:
+        raise ValueError(f"size={size} is too small for two halvings: at least 4")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = [_Centred()]
+        for n_in, n_out in pairwise((in_channels, *widths)):
+            layers += [nn.Conv2d(n_in, n_out, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
+        last = size // 2 // 2
+        layers += [nn.Flatten(), nn.Linear(widths[-1] * last * last, code), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def conv_decoder(
+    out_channels: int = 3, size: int = 28, code: int = 100, seed: int = 0
+) -> nn.Sequential:
+    """The decoder that goes with `conv_encoder`: from codes `[n, code]` back to images.
+
+    A fully connected layer to an image of 10x10, and four 3x3 convolutions, after two of which the
+    image is enlarged to `size`.
+
+    Args:
+        out_channels: 1 for grey images, 3 for colour.
+        size: height and width of the images, in pixels.
+        code: d, entries of the code.
+        seed: of the initial weights (PyTorch's default initialisation).
+
+    >>> conv_decoder()(torch.zeros(32, 100)).shape
+    torch.Size([32, 3, 28, 28])
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            *(nn.Linear(code, 300), nn.ReLU(), nn.Unflatten(1, (3, 10, 10))),
+            *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Upsample((size, size))),
+            *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+            nn.Conv2d(16, out_channels, 3, padding=1),
+        )

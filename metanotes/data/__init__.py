@@ -10,6 +10,7 @@ from metanotes.data.glyphs import glyphs
 from metanotes.data.images import Images
 from metanotes.data.mini_imagenet import mini_imagenet
 from metanotes.data.omniglot import omniglot
+from metanotes.data.pairs import domain_pairs
 from metanotes.data.printed_digits import printed_digits
 from metanotes.data.sampler import Sampler
 from metanotes.data.sinusoid import sinusoid
@@ -26,6 +27,7 @@ __all__ = [
     "cache_folder",
     "data_folder",
     "digits",
+    "domain_pairs",
     "episodes",
     "glyphs",
     "mini_imagenet",
