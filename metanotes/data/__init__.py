@@ -2,7 +2,7 @@
 
 from metanotes.data.batches import batches
 from metanotes.data.digits import digits
-from metanotes.data.domains import blend, mnist_m
+from metanotes.data.domains import blend, mnist_m, photographs
 from metanotes.data.episodes import episodes
 from metanotes.data.folders import DamagedDataError, cache_folder, data_folder
 from metanotes.data.functions import Functions, FunctionSampler, networks, quadratics
@@ -14,6 +14,7 @@ from metanotes.data.pairs import domain_pairs
 from metanotes.data.printed_digits import printed_digits
 from metanotes.data.sampler import Sampler
 from metanotes.data.sinusoid import sinusoid
+from metanotes.data.street import gtsrb, svhn
 from metanotes.data.surfaces import surfaces
 
 __all__ = [
@@ -30,12 +31,15 @@ __all__ = [
     "domain_pairs",
     "episodes",
     "glyphs",
+    "gtsrb",
     "mini_imagenet",
     "mnist_m",
     "networks",
     "omniglot",
+    "photographs",
     "printed_digits",
     "quadratics",
     "sinusoid",
     "surfaces",
+    "svhn",
 ]
