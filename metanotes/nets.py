@@ -111,62 +111,66 @@ class _Centred(nn.Module):
 
 
 def conv_encoder(
-    in_channels: int = 3,
-    size: int = 28,
-    code: int = 100,
-    widths: tuple[int, int] = (32, 48),
-    seed: int = 0,
+    in_channels: int = 3, size: int = 28, widths: tuple[int, int] = (32, 48), seed: int = 0
 ) -> nn.Sequential:
-    """The encoder of domain separation networks for digits (Bousmalis et al. 2016, supplement).
+    """The convolutions of DANN's digit network, as an encoder (Ganin et al. 2016, figure 4).
 
-    Two 5x5 convolutions, each with max-pooling and a ReLU, and a fully connected layer with a
-    ReLU, whose output is the code. Pixels are taken to be in 0..1.
+    Two 5x5 convolutions, each with normalisation, max-pooling and a ReLU; the code is what comes
+    out, flattened. The normalisation is not in the paper: each channel of each image has mean 0
+    and variance 1 (Ulyanov et al. 2016), so that brightness and contrast, which differ between
+    domains, do not reach the code. It does not look at the rest of the batch.
 
     Args:
-        in_channels: 1 for grey images, 3 for colour.
-        size: height and width of the images, in pixels; at least 4.
-        code: d, entries of the code.
+        in_channels: 1 for grey images, 3 for colour. Pixels are taken to be in 0..1.
+        size: height and width of the images, in pixels; a multiple of 4.
         widths: channels of the two convolutions.
         seed: of the initial weights (PyTorch's default initialisation).
 
-    >>> conv_encoder()(torch.zeros(32, 3, 28, 28)).shape
-    torch.Size([32, 100])
+    >>> conv_encoder()(torch.zeros(32, 3, 28, 28)).shape            # 48 channels of 7 x 7
+    torch.Size([32, 2352])
     """
-    if size < 4:
-        raise ValueError(f"size={size} is too small for two halvings: at least 4")
+    _check_quarters(size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = [_Centred()]
         for n_in, n_out in pairwise((in_channels, *widths)):
-            layers += [nn.Conv2d(n_in, n_out, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
-        last = size // 2 // 2
-        layers += [nn.Flatten(), nn.Linear(widths[-1] * last * last, code), nn.ReLU()]
-    return nn.Sequential(*layers)
+            norm = nn.GroupNorm(n_out, n_out)  # a group a channel: instance normalisation
+            layers += [nn.Conv2d(n_in, n_out, 5, padding=2), norm, nn.MaxPool2d(2), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten())
 
 
 def conv_decoder(
-    out_channels: int = 3, size: int = 28, code: int = 100, seed: int = 0
+    out_channels: int = 3, size: int = 28, width: int = 48, seed: int = 0
 ) -> nn.Sequential:
-    """The decoder that goes with `conv_encoder`: from codes `[n, code]` back to images.
+    """The decoder that goes with `conv_encoder`: from codes back to images.
 
-    A fully connected layer to an image of 10x10, and four 3x3 convolutions, after two of which the
-    image is enlarged to `size`.
+    Three 3x3 convolutions of 16 channels; before the second and the third the image is enlarged.
 
     Args:
         out_channels: 1 for grey images, 3 for colour.
-        size: height and width of the images, in pixels.
-        code: d, entries of the code.
+        size: height and width of the images, in pixels; a multiple of 4.
+        width: channels of the code, `widths[1]` of the encoder.
         seed: of the initial weights (PyTorch's default initialisation).
 
-    >>> conv_decoder()(torch.zeros(32, 100)).shape
+    >>> conv_decoder()(torch.zeros(32, 2352)).shape
     torch.Size([32, 3, 28, 28])
     """
+    _check_quarters(size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            *(nn.Linear(code, 300), nn.ReLU(), nn.Unflatten(1, (3, 10, 10))),
-            *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Upsample((size, size))),
-            *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+            nn.Unflatten(1, (width, size // 4, size // 4)),
+            *(nn.Conv2d(width, 16, 3, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2)),
+            *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2)),
             nn.Conv2d(16, out_channels, 3, padding=1),
         )
+
+
+def _check_quarters(size: int) -> None:
+    """Refuse a size that two halvings do not divide.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if size < 4 or size % 4:
+        raise ValueError(f"size={size} must be a multiple of 4, for two halvings")

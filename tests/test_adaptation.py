@@ -137,8 +137,8 @@ def test_a_dsn_learns_through_meta_train_and_resumes_bit_for_bit(tmp_path: Path)
 
 
 def test_the_images_rebuilt_from_parts_of_the_code() -> None:
-    nets = [conv_encoder(1, 8, code=6, widths=(2, 3), seed=s) for s in range(3)]
-    dsn = DSN(nets[0], nn.Linear(6, 10), nets[1], nets[2], conv_decoder(1, 8, code=6))
+    nets = [conv_encoder(1, 8, widths=(2, 3), seed=s) for s in range(3)]
+    dsn = DSN(nets[0], nn.Linear(12, 10), nets[1], nets[2], conv_decoder(1, 8, width=3))
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for domain, private in (("source", nets[1]), ("target", nets[2])):
         both, shared, alone = dsn.reconstruct(x, domain)

@@ -51,13 +51,13 @@ def test_difference_loss_is_the_papers_equation() -> None:
     assert got == pytest.approx(expected, rel=1e-12)
 
 
-def test_normalised_it_is_that_of_centred_rows_of_length_1_and_a_mean() -> None:
+def test_normalised_it_is_that_of_centred_rows_of_length_1_a_pair() -> None:
     shared, private = normal(7, 3), normal(7, 4, seed=1)
     unit = []
     for code in (shared, private):
         centred = code - code.mean(0)
         unit.append(torch.stack([row / row.norm() for row in centred]))
-    expected = difference_loss(*unit, normalise=False) / 12
+    expected = difference_loss(*unit, normalise=False) / 49
     assert difference_loss(shared, private).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -65,6 +65,11 @@ def test_normalised_it_does_not_depend_on_the_size_or_the_place_of_the_codes() -
     shared, private = normal(7, 3), normal(7, 4, seed=1)
     moved = difference_loss(5 * shared + 3, 0.01 * private - 1).item()
     assert moved == pytest.approx(difference_loss(shared, private).item(), rel=1e-9)
+
+
+def test_normalised_it_is_1_at_most() -> None:
+    code = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])  # centred, the two rows are opposite
+    assert difference_loss(code, code[:, :1]).item() == pytest.approx(1)
 
 
 def test_zero_is_uncorrelated_and_not_independent() -> None:

@@ -50,8 +50,8 @@ class DomainAdaptation(Learner):
     >>> from metanotes.nets import conv_encoder
     >>> pairs = domain_pairs(printed_digits(n=100, size=16), digits("sklearn", size=16), size=32)
     >>> dann = DomainAdaptation(
-    ...     conv_encoder(in_channels=1, size=16, code=64), nn.Linear(64, 10),
-    ...     similarity=DomainAdversary(nn.Linear(64, 1)),
+    ...     conv_encoder(in_channels=1, size=16, widths=(8, 8)), nn.Linear(128, 10),
+    ...     similarity=DomainAdversary(nn.Linear(128, 1)),
     ... )
     >>> dann(pairs(1)).shape, sorted(dann.terms(pairs(1)))
     (torch.Size([1]), ['similarity', 'task'])

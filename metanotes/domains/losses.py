@@ -50,9 +50,9 @@ def difference_loss(shared: Tensor, private: Tensor, *, normalise: bool = True) 
     Args:
         shared: H_c, a code a row, `[n, d]`.
         private: H_p, `[n, e]`.
-        normalise: as the authors' code has it: the codes are centred over the batch, each row is
-            scaled to length 1, and the mean of the squared entries of H_c^T H_p is taken, so that
-            neither small codes nor small batches make it small. False: the paper's equation,
+        normalise: centre the codes over the batch, scale each row to length 1 and divide by n^2:
+            between 0 and 1, whatever the size of the codes, of their entries and of the batch.
+            The authors' code does so too, but divides by d e. False: the paper's equation,
             |H_c^T H_p|_F^2, as it stands.
 
     Returns:
@@ -70,7 +70,8 @@ def difference_loss(shared: Tensor, private: Tensor, *, normalise: bool = True) 
             "the two codes of the same n >= 1 examples are [n, d] and [n, e]; got shared "
             f"{list(shared.shape)} and private {list(private.shape)}"
         )
-    if not normalise:
-        return (shared.mT @ private).square().sum()
-    rows = [F.normalize(code - code.mean(0), dim=1) for code in (shared, private)]
-    return (rows[0].mT @ rows[1]).square().mean()
+    if normalise:
+        shared, private = (F.normalize(h - h.mean(0), dim=1) for h in (shared, private))
+    # |H_c^T H_p|_F^2 = sum_ij (H_c H_c^T)_ij (H_p H_p^T)_ij, which is n x n rather than d x e
+    size = ((shared @ shared.mT) * (private @ private.mT)).sum()
+    return size / len(shared) ** 2 if normalise else size
