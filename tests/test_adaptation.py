@@ -147,7 +147,7 @@ def test_the_images_rebuilt_from_parts_of_the_code() -> None:
         assert torch.allclose(alone, dsn.decoder(private(x)))
         assert both.shape == x.shape
         assert not both.requires_grad
-    with pytest.raises(ValueError, match="domain=.other."):
+    with pytest.raises(ValueError, match=r"domain=.other."):
         dsn.reconstruct(x, "other")
 
 

@@ -75,7 +75,7 @@ def test_normalised_it_is_1_at_most() -> None:
 def test_zero_is_uncorrelated_and_not_independent() -> None:
     x = torch.linspace(-1, 1, 101, dtype=torch.float64)[:, None]
     square = x**2 - (x**2).mean()  # a function of x
-    assert difference_loss(x, square, normalise=False).item() == pytest.approx(0, abs=1e-20)
+    assert difference_loss(x, square, normalise=False).item() == pytest.approx(0, abs=1e-10)
     assert difference_loss(x, x, normalise=False) > 1
 
 
