@@ -12,13 +12,13 @@ size. In a layer with input x, with sigma the sigmoid and products taken element
 and the update is a linear function of the last layer's h', times `scale`.
 
 Coordinates lie side by side in the last axis, so that each gate is one block of memory. Every tanh
-is written as 2 sigma(2 a) - 1: all gates of a layer are then one product and one sigmoid, which
+is written as 1 - 2 sigma(-2 a): all gates of a layer are then one product and one sigmoid, which
 the processor does several times faster than a tanh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from metanotes.update_rules import State, Theta, UpdateRule, positive
 
-COLUMNS = 8192  # coordinates worked on at once: their gates then stay in the processor's cache
+COLUMNS = 8192  # coordinates worked on at once, at most: few enough for the processor's cache
 
 
 def log_and_sign(g: Tensor, p: float = 10.0) -> Tensor:
@@ -131,10 +131,11 @@ class LSTMRule(UpdateRule):
                 f"{len(flat)}: start with rule.init(theta), of the theta that is updated"
             )
         phi = [*self.weights, *self.biases, self.out_weight, self.out_bias]
+        x = flat[None] if self.preprocess is None else log_and_sign(flat, self.preprocess)
         if self.fused:
-            u, *after = _Step.apply(self.preprocess, self.scale, flat, *before, *phi)
+            u, *after = _Step.apply(self.scale, x, *before, *phi)
         else:
-            u, *after = self._plainly(flat, before)
+            u, *after = self._plainly(x, before)
         parts = u.split([g.numel() for g in grads.values()])
         updates = {
             name: part.view(g.shape).to(g.dtype)
@@ -142,9 +143,8 @@ class LSTMRule(UpdateRule):
         }
         return updates, (dict(zip(names, after, strict=True)),)
 
-    def _plainly(self, g: Tensor, state: list[Tensor]) -> list[Tensor]:
+    def _plainly(self, x: Tensor, state: list[Tensor]) -> list[Tensor]:
         """The equations above, as they stand."""
-        x = g[None] if self.preprocess is None else log_and_sign(g, self.preprocess)  # [1 or 2, C]
         after = []
         for weight, bias, h, c in zip(
             self.weights, self.biases, state[::2], state[1::2], strict=True
@@ -163,78 +163,74 @@ class LSTMRule(UpdateRule):
 
 
 class _Step(torch.autograd.Function):
-    """A step of the rule. It keeps g and the states, and finds the gates anew.
+    """A step of the rule. It keeps x and the states, and finds the gates anew.
 
-    `_Step.apply(p, scale, g, h0, c0, h1, c1, ..., weights, biases, out_weight, out_bias)` gives
-    the update `[C]` and the next states.
+    `_Step.apply(scale, x, h0, c0, h1, c1, ..., weights, biases, out_weight, out_bias)` gives the
+    update `[C]` and the next states.
+
+    Names: the gates of a layer are i, f, o and s = sigma(-2 a), so that g = 1 - 2 s, and s_c is
+    sigma(-2 c') likewise; `dh` is the derivative by h.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, p: float | None, scale: float, g: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, scale: float, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         state, weights, biases, out_weight, out_bias = _parts(tensors)
-        u, after = torch.empty_like(g), [torch.empty_like(t) for t in state]
-        joined, ones = _joined(weights, biases), g.new_ones(1, COLUMNS)
-        for at in _columns(len(g)):
-            x = _features(g[at], p)
+        u, after = torch.empty_like(x[0]), [torch.empty_like(t) for t in state]
+        joined = _joined(weights, biases)
+        for at in _columns(len(u)):
+            below = x[:, at]
             for layer, weight in enumerate(joined):
                 h, c, new_h, new_c = (t[:, at] for t in _layer(layer, state, after))
-                z = torch.cat((x, h, ones[:, : x.shape[1]]))
-                i, f, o, s = (weight @ z).sigmoid_().chunk(4)  # [H, columns] each
-                torch.mul(f, c, out=new_c)
-                new_c.addcmul_(i, s, value=2).sub_(i)  # f c + i (2 s - 1)
-                torch.mul(o, _tanh(new_c), out=new_h)
-                x = new_h
-            torch.mv(x.T, scale * out_weight, out=u[at])
-        ctx.save_for_backward(g, *tensors, *after)
-        ctx.p, ctx.scale = p, scale
+                i, f, o, s = _gates(weight, _input(below, h))
+                torch.addcmul(i, i, s, value=-2, out=new_c).addcmul_(f, c)  # i (1 - 2 s) + f c
+                torch.addcmul(o, o, _sigmoid(new_c), value=-2, out=new_h)
+                below = new_h
+            torch.mv(below.T, scale * out_weight, out=u[at])
+        ctx.save_for_backward(x, *tensors, *after)
+        ctx.scale = scale
         return u.add_(scale * out_bias), *after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, du: Tensor, *dafter: Tensor) -> tuple[Tensor | None, ...]:
         count = len(dafter)
-        g, *tensors = ctx.saved_tensors[:-count]
+        x, *tensors = ctx.saved_tensors[:-count]
         after = ctx.saved_tensors[-count:]
         state, weights, biases, out_weight, _ = _parts(tensors)
-        need_g, need_state = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:][:count])
-        dg = torch.empty_like(g) if need_g else None
+        need_x, need_state = ctx.needs_input_grad[1], any(ctx.needs_input_grad[2:][:count])
+        dx = torch.empty_like(x) if need_x else None
         dstate = [torch.empty_like(t) if need_state else t for t in state]  # t: never used
-        joined, ones = _joined(weights, biases), g.new_ones(1, COLUMNS)
-        djoined = [torch.zeros_like(t.T) for t in joined]  # transposed: the faster product
+        joined, slopes = _joined(weights, biases), [_rows_g(w, 4) for w in weights]
+        djoined = [torch.zeros_like(t) for t in joined]
         dout_weight = torch.zeros_like(out_weight)
-        for at in _columns(len(g)):
+        for at in _columns(len(du)):
             dout_weight.addmv_(after[-2][:, at], du[at], alpha=ctx.scale)
-            dx = torch.outer(ctx.scale * out_weight, du[at])  # of the h that the layer gives
+            dbelow = torch.outer(ctx.scale * out_weight, du[at])
             for layer in reversed(range(len(joined))):
                 h, c, _, new_c = (t[:, at] for t in _layer(layer, state, after))
-                x = after[2 * layer - 2][:, at] if layer else _features(g[at], ctx.p)
-                z = torch.cat((x, h, ones[:, : x.shape[1]]))
-                i, f, o, s = (joined[layer] @ z).sigmoid_().chunk(4)
-                tanh, tanh_c = s.mul_(2).sub_(1), _tanh(new_c)
-                dh = dx.add_(dafter[2 * layer][:, at])
-                dc = tanh_backward(dh * o, tanh_c).add_(dafter[2 * layer + 1][:, at])
-                da = z.new_empty(4, *i.shape)
-                torch.mul(sigmoid_backward(dc, i), tanh, out=da[0])
-                torch.mul(sigmoid_backward(dc, f), c, out=da[1])
-                torch.mul(sigmoid_backward(dh, o), tanh_c, out=da[2])
-                torch.mul(tanh_backward(dc, tanh), i, out=da[3])
-                da = da.flatten(0, 1)  # [4 H, columns]
-                djoined[layer].addmm_(z, da.T)
-                dx, dh = (weights[layer].T @ da).tensor_split([len(x)])
+                below = (after[2 * layer - 2] if layer else x)[:, at]
+                z = _input(below, h)
+                gates, s_c = _gates(joined[layer], z), _sigmoid(new_c)
+                i, f, o, s = gates
+                dh = dbelow.add_(dafter[2 * layer][:, at])
+                dc = dafter[2 * layer + 1][:, at].add(_by_sigmoid(dh * o, s_c), alpha=4)
+                da = torch.empty_like(gates)  # first by i, f, o and g, then by what is in them
+                torch.addcmul(dc, dc, s, value=-2, out=da[0])
+                torch.mul(dc, c, out=da[1])
+                torch.addcmul(dh, dh, s_c, value=-2, out=da[2])
+                torch.mul(dc, i, out=da[3])
+                da = _by_sigmoid(da, gates, grad_input=da).flatten(0, 1)  # a fourth of it in g:
+                djoined[layer] += _product(da, z.T)  # (tanh a)' = 4 s (1 - s)
+                dbelow, dh = _product(slopes[layer].T, da).tensor_split([len(below)])
                 if need_state:
                     dstate[2 * layer][:, at] = dh
                     torch.mul(dc, f, out=dstate[2 * layer + 1][:, at])
-            if dg is not None:
-                dg[at] = _features_backward(dx, g[at], ctx.p)
+            if dx is not None:
+                dx[:, at] = dbelow
         states = dstate if need_state else [None] * count
-        dweights, dbiases = [t[:-1].T for t in djoined], [t[-1] for t in djoined]
-        return None, None, dg, *states, *dweights, *dbiases, dout_weight, ctx.scale * du.sum()
-
-
-sigmoid_backward = torch.ops.aten.sigmoid_backward.default  # of the result: d s (1 - s)
-tanh_backward = torch.ops.aten.tanh_backward.default  # of the result: d (1 - t^2)
+        djoined = [_rows_g(t, 4) for t in djoined]
+        dweights, dbiases = [t[:, :-1] for t in djoined], [t[:, -1] for t in djoined]
+        return None, dx, *states, *dweights, *dbiases, dout_weight, ctx.scale * du.sum()
 
 
 def _parts(tensors: Any) -> tuple[Any, Any, Any, Tensor, Tensor]:
@@ -243,8 +239,11 @@ def _parts(tensors: Any) -> tuple[Any, Any, Any, Tensor, Tensor]:
     return tensors[: 2 * n], tensors[2 * n : 3 * n], tensors[3 * n : 4 * n], *tensors[-2:]
 
 
-def _columns(count: int) -> Iterator[slice]:
-    return (slice(start, start + COLUMNS) for start in range(0, count, COLUMNS))
+def _columns(count: int) -> list[slice]:
+    """Parts of equal size."""
+    parts = -(-count // COLUMNS)
+    edges = [count * n // parts for n in range(parts + 1)]
+    return [slice(*pair) for pair in pairwise(edges)]
 
 
 def _layer(layer: int, state: Any, after: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -254,23 +253,45 @@ def _layer(layer: int, state: Any, after: Any) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _joined(weights: Any, biases: Any) -> list[Tensor]:
-    """W and b of each layer side by side, the rows g doubled: for sigma(2 a) there."""
-    both = [torch.cat((w, b[:, None]), dim=1) for w, b in zip(weights, biases, strict=True)]
-    for t in both:
-        t[3 * len(t) // 4 :] *= 2
-    return both
+    """W and b of each layer side by side, the rows g times -2: for sigma(-2 a) there."""
+    both = (torch.cat((w, b[:, None]), dim=1) for w, b in zip(weights, biases, strict=True))
+    return [_rows_g(t, -2) for t in both]
 
 
-def _tanh(a: Tensor) -> Tensor:
-    return (2 * a).sigmoid_().mul_(2).sub_(1)
+def _rows_g(weight: Tensor, by: float) -> Tensor:
+    """Weights, the rows g multiplied."""
+    *others, g = weight.chunk(4)
+    return torch.cat((*others, by * g))
 
 
-def _features(g: Tensor, p: float | None) -> Tensor:
-    return g[None] if p is None else log_and_sign(g, p)
+def _input(x: Tensor, h: Tensor) -> Tensor:
+    """(x, h, 1)."""
+    return torch.cat((x, h, torch.ones_like(h[:1])))
 
 
-def _features_backward(dx: Tensor, g: Tensor, p: float | None) -> Tensor:
-    """The cotangent of g of `_features(g, p)`'s."""
-    if p is None:
-        return dx[0]
-    return torch.where(g.abs() >= torch.e**-p, dx[0] / (p * g), torch.e**p * dx[1])
+def _gates(weight: Tensor, z: Tensor) -> Tensor:
+    """i, f, o and s, `[4, H, columns]`."""
+    return _product(weight, z, sigmoid=True).view(4, -1, z.shape[1])
+
+
+def _sigmoid(c: Tensor) -> Tensor:
+    """sigma(-2 c), which is (1 - tanh c) / 2."""
+    return (-2 * c).sigmoid_()
+
+
+def _by_sigmoid(d: Tensor, s: Tensor, **out: Tensor) -> Tensor:
+    """d s (1 - s), the derivative by what the sigmoid s was taken of."""
+    backward = torch.ops.aten.sigmoid_backward
+    return backward.grad_input(d, s, **out) if out else backward.default(d, s)
+
+
+def _product(a: Tensor, b: Tensor, sigmoid: bool = False) -> Tensor:
+    """a @ b, or the sigmoid of it.
+
+    In float32 on a processor by oneDNN: torch.mm asks MKL, which leaves half of the width of an
+    AMD processor's vector units unused.
+    """
+    if a.dtype == torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        after = "sigmoid" if sigmoid else "none"
+        return torch.ops.mkldnn._linear_pointwise.default(a, b.T, None, after, [], "")
+    return (a @ b).sigmoid_() if sigmoid else a @ b

@@ -133,8 +133,10 @@ class LearningToOptimise(nn.Module):
         if second_order and not any(t.requires_grad for t in theta.values()):
             at = leaves(theta)  # theta_0, which phi had no part in
         names = list(theta)
-        # One by one where weights that differ would make a grouped convolution: slow on a CPU.
-        loop = any(t.ndim == 5 for t in theta.values()) and not batch.x.is_cuda
+        # One by one where weights that differ would make a grouped convolution: slow on a CPU. And
+        # for a single function, which does without vmap's decompositions.
+        convolutions = any(t.ndim == 5 for t in theta.values())
+        loop = len(batch.x) == 1 or (convolutions and not batch.x.is_cuda)
         with torch.enable_grad():
             losses = over_tasks(functions.loss, loop)(at, *batch)
             gradients = torch.autograd.grad(
