@@ -79,9 +79,11 @@ class DSN(DomainAdaptation):
         both = torch.cat(shared) + torch.cat(private)
         rebuilt, images = self.decoder(both), (source, target)
         halves = rebuilt[: len(source)], rebuilt[len(source) :]
+        recon = [self.reconstruction(*pair) for pair in zip(halves, images, strict=True)]
+        difference = [difference_loss(*codes) for codes in zip(shared, private, strict=True)]
         return self._shared_terms(*shared, y) | {
-            "reconstruction": sum(map(self.reconstruction, halves, images)),
-            "difference": sum(map(difference_loss, shared, private)),
+            "reconstruction": recon[0] + recon[1],
+            "difference": difference[0] + difference[1],
         }
 
     @torch.no_grad()

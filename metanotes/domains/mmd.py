@@ -44,7 +44,8 @@ def gaussian_kernels(x: Tensor, y: Tensor, bandwidths: Sequence[float] = BANDWID
     """
     if not bandwidths or min(bandwidths) <= 0:
         raise ValueError(f"bandwidths={bandwidths} must be one or more numbers above 0")
-    squared = (x[:, None] - y[None]).square().sum(2)  # exactly 0 for equal points
+    exact = "donot_use_mm_for_euclid_dist"  # 0 for equal points, which a product would miss
+    squared = torch.cdist(x, y, compute_mode=exact).square()
     scales = squared.new_tensor(bandwidths)
     return torch.exp(-squared[..., None] / (2 * scales)).sum(2)
 
