@@ -10,6 +10,15 @@ from metanotes.bilevel import (
     InnerProblemError,
     hypergradient,
 )
+from metanotes.domains import (
+    DSN,
+    DomainAdaptation,
+    DomainAdversary,
+    difference_loss,
+    gradient_reversal,
+    mmd,
+    scale_invariant_mse,
+)
 from metanotes.evaluation import Score, evaluate
 from metanotes.initialisation import (
     ANIL,
@@ -42,11 +51,14 @@ from metanotes.update_rules import Adam, Momentum, RMSprop, Sgd, UpdateRule
 
 __all__ = [
     "ANIL",
+    "DSN",
     "MAML",
     "Adam",
     "Batch",
     "CheckpointError",
     "Classifier",
+    "DomainAdaptation",
+    "DomainAdversary",
     "GatedRule",
     "History",
     "HyperRepresentation",
@@ -73,11 +85,15 @@ __all__ = [
     "Task",
     "UpdateRule",
     "cross_entropy",
+    "difference_loss",
     "evaluate",
+    "gradient_reversal",
     "hypergradient",
     "meta_train",
+    "mmd",
     "mse",
     "reinforce",
+    "scale_invariant_mse",
     "train_controller",
     "train_optimizer",
     "trajectory",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from metanotes.results import few_shot, learned_optimizer
+from metanotes.results import domains, few_shot, learned_optimizer
 from metanotes.results.omniglot_maml import omniglot_5way_1shot
 from metanotes.results.sine import sine
 
@@ -23,17 +23,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Make the records that are named."""
     parser = argparse.ArgumentParser(prog="python -m metanotes.results", description=__doc__)
     add = parser.add_argument
-    add("name", choices=[*RUNS, *few_shot.DATA])
+    add("name", choices=[*RUNS, "mnist_m", *few_shot.DATA])
     add("--threads", type=int, help="threads that torch may use")
     text = "of few-shot records: only these, by a regular expression"
     add("--learners", default="", help=text)
     add("--settings", default="", help=f"{text}; '5-way 1-shot' and so on")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of few-shot records")
+    text = "of few-shot records and of mnist_m"
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help=text)
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.name in RUNS:
         RUNS[options.name]()
+    elif options.name == "mnist_m":
+        domains.on_mnist_m(options.seeds)
     else:
         few_shot.run(options.name, options.learners, options.settings, options.seeds)
 
