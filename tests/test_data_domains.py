@@ -16,6 +16,7 @@ from metanotes.data import (
     DamagedDataError,
     Images,
     blend,
+    clouded,
     data_folder,
     digits,
     episodes,
@@ -389,6 +390,46 @@ def picture(path, width, height, mode="RGB"):
     colour = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
     colour.convert(mode).save(path)
     return np.asarray(colour.convert(mode).convert("RGB")).transpose(2, 0, 1)
+
+
+def test_clouds_leave_as_much_of_the_image_as_asked():
+    plain = torch.zeros(400, 1, 16, 16, dtype=torch.uint8)
+    plain[..., 4:12, 4:12] = 255
+    images = Images(plain, torch.arange(400) % 10, tuple("0123456789"))
+    for ink in (0.2, 0.6, 1.0):
+        x = clouded(images, ink, seed=1).x.float() / 255
+        inside, outside = x[..., 4:12, 4:12], x.clone()
+        outside[..., 4:12, 4:12] = torch.nan
+        # What lies before the clouds is lighter by ink, on average; clouds have no favourite place.
+        difference = inside.mean() - outside.nanmean()
+        assert difference == pytest.approx(ink, abs=0.03)
+        ground = x - ink * plain / 255
+        assert ground.amin((1, 2, 3)).abs().max() < 0.005
+        assert (ground.amax((1, 2, 3)) - (1 - ink)).abs().max() < 0.005
+        # Neighbours in a cloud differ less than pixels at random.
+        if ink < 1:
+            step = ground.diff(dim=-1).abs().mean()
+            assert (
+                step < 0.5 * (ground.flatten(1)[:, :100] - ground.flatten(1)[:, -100:]).abs().mean()
+            )
+    same = [clouded(images, seed=seed).x for seed in (2, 2, 3)]
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(same[0], same[2])
+    assert torch.equal(images.x, plain)
+
+
+@pytest.mark.parametrize(
+    ("x", "ink", "message"),
+    [
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), 0.5, "images.x is"),
+        (torch.zeros(2, 1, 4, 4), 0.5, "images.x is torch.float32"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 0.0, "ink=0.0 must be above 0"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 1.5, "ink=1.5"),
+    ],
+)
+def test_what_cannot_be_clouded_is_refused(x, ink, message):
+    with pytest.raises(ValueError, match=message):
+        clouded(Images(x, torch.zeros(2, dtype=torch.long), ("0",)), ink)
 
 
 def test_photographs_are_all_pictures_of_a_folder_sorted_by_path(tmp_path):

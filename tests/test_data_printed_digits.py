@@ -46,6 +46,14 @@ def test_the_drawings_depend_on_the_seed_alone():
     assert not torch.equal(first.x, printed_digits(50, seed=4).x)
 
 
+def test_without_a_ground_white_ink_is_on_black():
+    clean = printed_digits(200, ground=False)
+    x = clean.x.float() / 255
+    assert (x.flatten(1) == 0).float().mean() > 0.5  # paper
+    assert (x.flatten(1).amax(1) > 0.9).float().mean() > 0.95
+    assert len(clean.x.flatten(1).unique(dim=0)) == 200
+
+
 def test_no_two_drawings_are_equal(printed):
     assert len(printed.x.flatten(1).unique(dim=0)) == len(printed.x)
 

@@ -2,7 +2,7 @@
 
 from metanotes.data.batches import batches
 from metanotes.data.digits import digits
-from metanotes.data.domains import blend, mnist_m, photographs
+from metanotes.data.domains import blend, clouded, mnist_m, photographs
 from metanotes.data.episodes import episodes
 from metanotes.data.folders import DamagedDataError, cache_folder, data_folder
 from metanotes.data.functions import Functions, FunctionSampler, networks, quadratics
@@ -26,6 +26,7 @@ __all__ = [
     "batches",
     "blend",
     "cache_folder",
+    "clouded",
     "data_folder",
     "digits",
     "domain_pairs",

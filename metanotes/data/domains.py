@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metanotes.data.folders import (
@@ -156,7 +157,8 @@ def blend(digits: Images, photographs: Sequence[Tensor] | Tensor, *, seed: int =
     """The recipe of MNIST-M: each digit upon a random cut of a random photograph.
 
     A pixel is |photograph - digit|, channel by channel: the ground stays as it is, and the ink
-    shows it inverted.
+    shows it inverted. In the published images a stroke has no soft edge, and digits are a little
+    larger: give digits of 0 and 255 alone to come closer to them.
 
     Args:
         digits: grey images, x `[n, 1, H, W]` uint8 with ink 255.
@@ -180,11 +182,7 @@ def blend(digits: Images, photographs: Sequence[Tensor] | Tensor, *, seed: int =
     >>> blend(Images(x, torch.tensor([0]), ("stroke",)), grey).x.tolist()
     [[[[100, 155]], [[100, 155]], [[100, 155]]]]
     """
-    if digits.x.dtype != torch.uint8 or digits.x.dim() != 4 or digits.x.shape[1] != 1:
-        raise ValueError(
-            f"digits.x is {digits.x.dtype} {list(digits.x.shape)}; use grey images "
-            "[n, 1, H, W] of torch.uint8"
-        )
+    _check_grey("digits", digits)
     n, _, height, width = digits.x.shape
     for k, photograph in enumerate(photographs):
         if photograph.dtype != torch.uint8 or photograph.dim() != 3 or len(photograph) != 3:
@@ -213,6 +211,58 @@ def blend(digits: Images, photographs: Sequence[Tensor] | Tensor, *, seed: int =
     x = np.maximum(cuts, ink)  # |cut - ink|, in bytes
     x -= np.minimum(cuts, ink, out=cuts)
     return Images(torch.from_numpy(x).to(digits.x.device), digits.y, digits.names)
+
+
+def clouded(images: Images, ink: float = 0.35, *, seed: int = 0) -> Images:
+    """Grey images, faint, before clouds: a target domain that needs no photographs.
+
+    A pixel is ink times the image and 1 - ink times the clouds. These are noise at four scales, a
+    half, a quarter, an eighth and a sixteenth of the image, each of a random strength, and reach
+    from black to white.
+
+    Args:
+        images: x `[n, 1, H, W]` uint8.
+        ink: what is left of the images, above 0 and at most 1.
+        seed: any integer that `torch.Generator.manual_seed` takes.
+
+    Returns:
+        `Images`: x `[n, 1, H, W]` uint8, in the order of `images`, with its y and names.
+
+    Raises:
+        ValueError: `images` are not grey bytes, or `ink` is out of range.
+
+    >>> from metanotes.data import printed_digits
+    >>> clouded(printed_digits(20, ground=False))
+    Images(20 images [1, 16, 16] of 10 classes)
+    """
+    _check_grey("images", images)
+    if not 0 < ink <= 1:
+        raise ValueError(f"ink={ink} must be above 0 and at most 1")
+    with torch.device("cpu"):  # whatever the reader's default device
+        generator = torch.Generator("cpu").manual_seed(seed)
+        n, _, *shape = images.x.shape
+        clouds = torch.zeros(n, 1, *shape)
+        for cells in (2, 4, 8, 16):
+            strength = torch.rand(n, 1, 1, 1, generator=generator)
+            coarse = torch.rand(n, 1, cells, cells, generator=generator)
+            clouds += strength * F.interpolate(coarse, size=shape, mode="bilinear")
+        low, high = clouds.amin((2, 3), keepdim=True), clouds.amax((2, 3), keepdim=True)
+        clouds = (clouds - low) / (high - low)
+        x = (1 - ink) * clouds + ink * images.x.cpu() / 255
+    return Images((255 * x).round().to(torch.uint8).to(images.x.device), images.y, images.names)
+
+
+def _check_grey(name: str, images: Images) -> None:
+    """Refuse what is not grey bytes.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if images.x.dtype != torch.uint8 or images.x.dim() != 4 or images.x.shape[1] != 1:
+        raise ValueError(
+            f"{name}.x is {images.x.dtype} {list(images.x.shape)}; use grey images "
+            "[n, 1, H, W] of torch.uint8"
+        )
 
 
 def photographs(folder: str | os.PathLike[str], *, largest: int | None = 512) -> list[Tensor]:
