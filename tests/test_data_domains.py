@@ -393,13 +393,13 @@ def picture(path, width, height, mode="RGB"):
 
 
 def test_clouds_leave_as_much_of_the_image_as_asked():
-    plain = torch.zeros(400, 1, 16, 16, dtype=torch.uint8)
-    plain[..., 4:12, 4:12] = 255
+    plain = torch.zeros(400, 1, 32, 32, dtype=torch.uint8)
+    plain[..., 8:24, 8:24] = 255
     images = Images(plain, torch.arange(400) % 10, tuple("0123456789"))
     for ink in (0.2, 0.6, 1.0):
         x = clouded(images, ink, seed=1).x.float() / 255
-        inside, outside = x[..., 4:12, 4:12], x.clone()
-        outside[..., 4:12, 4:12] = torch.nan
+        inside, outside = x[..., 8:24, 8:24], x.clone()
+        outside[..., 8:24, 8:24] = torch.nan
         # What lies before the clouds is lighter by ink, on average; clouds have no favourite place.
         difference = inside.mean() - outside.nanmean()
         assert difference == pytest.approx(ink, abs=0.03)
