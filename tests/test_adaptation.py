@@ -106,9 +106,12 @@ def test_adaptation_drops_what_holds_in_the_source_alone(similarity: str) -> Non
     learner = DomainAdaptation(
         encoder, mlp(4, 2, seed=1), losses.get(similarity), gamma=1.0, ramp=300
     )
-    meta_train(learner, domain_pairs(source, target, 64), 600, 1, meta_lr=3e-3, progress=False)
+    adam = torch.optim.Adam(learner.parameters(), lr=3e-3)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 600)
+    pairs = domain_pairs(source, target, 64)
+    meta_train(learner, pairs, 600, 1, optimizer=adam, scheduler=falling, progress=False)
     score = evaluate(learner, batches(test, 100), tasks=10, transductive=True).mean
-    assert score < 0.72 if similarity == "source only" else score > 0.78, score
+    assert score < 0.72 if similarity == "source only" else score > 0.8, score
 
 
 def test_a_dsn_learns_through_meta_train_and_resumes_bit_for_bit(tmp_path: Path) -> None:
