@@ -13,7 +13,7 @@ from torch.nn import functional as F
 def scale_invariant_mse(x_hat: Tensor, x: Tensor) -> Tensor:
     """The variance of the residual d = x - x_hat of an example, over its k entries.
 
-        |d|^2 / k - (sum_i d_i)^2 / k^2
+        sum_i d_i^2 / k - (sum_i d_i)^2 / k^2
 
     The second term is subtracted: a reconstruction that is off by one constant everywhere costs
     nothing. It is not invariant to a scale; Eigen et al. take it of log depths, where a constant
@@ -53,7 +53,7 @@ def difference_loss(shared: Tensor, private: Tensor, *, normalise: bool = True) 
         normalise: centre the codes over the batch, scale each row to length 1 and divide by n^2:
             between 0 and 1, whatever the size of the codes, of their entries and of the batch.
             The authors' code does so too, but divides by d e. False: the paper's equation,
-            |H_c^T H_p|_F^2, as it stands.
+            the squared Frobenius norm of H_c^T H_p, as it stands.
 
     Returns:
         A scalar.

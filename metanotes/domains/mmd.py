@@ -1,7 +1,7 @@
 """Maximum mean discrepancy: the distance between the means of two samples, in a kernel's space.
 
     MMD^2(p, q) = E k(x, x') - 2 E k(x, y) + E k(y, y')             x, x' ~ p and y, y' ~ q      (1)
-    k(x, y) = sum_n exp(-|x - y|^2 / (2 sigma_n))                                                (2)
+    k(x, y) = sum_n exp(-dist(x, y)^2 / (2 sigma_n))                                            (2)
 
 It is 0 if and only if p = q. With the means over all pairs in place of (1)'s expectations (a
 V-statistic) the estimate is biased, never negative, and 0 for a sample and itself; without the
