@@ -50,6 +50,18 @@ def trainable(module: nn.Module) -> Theta:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
+def with_task_axis(phi: Theta, tasks: int) -> Theta:
+    """phi for every task: `[...]` to `[T, ...]`."""
+    # As in images, the channels of convolution weights lie side by side: no copies later on.
+    order = {4: torch.channels_last}
+    return {
+        name: p.contiguous(memory_format=order.get(p.ndim, torch.contiguous_format)).expand(
+            tasks, *p.shape
+        )
+        for name, p in phi.items()
+    }
+
+
 class Descent(NamedTuple):
     """What an inner loop is made of, beside where it starts.
 
@@ -72,15 +84,7 @@ class Descent(NamedTuple):
 
     def start(self, phi: Theta) -> tuple[Theta, State]:
         """theta_0 of every task, which is phi with a task axis, and the rule's first state."""
-        tasks = len(self.batches[0].x)
-        # As in images, the channels of convolution weights lie side by side: no copies later on.
-        order = {4: torch.channels_last}
-        theta = {
-            name: p.contiguous(memory_format=order.get(p.ndim, torch.contiguous_format)).expand(
-                tasks, *p.shape
-            )
-            for name, p in phi.items()
-        }
+        theta = with_task_axis(phi, len(self.batches[0].x))
         return theta, self.rule.init(theta)
 
     def step(self, t: int, theta: Theta, state: State, rule_phi: Theta) -> tuple[Theta, State]:

@@ -27,6 +27,7 @@ from metanotes.inner_loop import (
     over_tasks,
     trainable,
     unrolled,
+    with_task_axis,
 )
 from metanotes.layers import TaskLayers
 from metanotes.learner import Learner, Loss, check_targets, cross_entropy
@@ -252,7 +253,7 @@ class InnerLoopLearner(Learner):
             after = random_state(x.device)
             random = not all(map(torch.equal, before, after))
             check_targets(self.loss, outputs.shape[1:], y)
-            theta = {name: p.detach()[None] for name, p in self.phi().items()}
+            theta = with_task_axis({name: p.detach() for name, p in self.phi().items()}, 1)
             layers = self._convolves and not x.is_cuda and not self.keep_graph
             for self.batchable, self._task_layers in (
                 (True, layers),
