@@ -47,6 +47,7 @@ class DomainAdaptation(Learner):
     Source: Ganin et al., JMLR 17(59), 2016 (DANN); Bousmalis et al., NeurIPS 2016, section 3.
 
     >>> from metanotes.data import digits, domain_pairs, printed_digits
+    >>> from metanotes.domains import DomainAdversary
     >>> from metanotes.nets import conv_encoder
     >>> pairs = domain_pairs(printed_digits(n=100, size=16), digits("sklearn", size=16), size=32)
     >>> dann = DomainAdaptation(

@@ -29,6 +29,7 @@ def scale_invariant_mse(x_hat: Tensor, x: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ, or there is no example.
 
+    >>> import torch
     >>> x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> float(scale_invariant_mse(x + 0.3, x)) < 1e-9, float(scale_invariant_mse(2 * x, x)) > 0.05
     (True, True)
@@ -61,6 +62,7 @@ def difference_loss(shared: Tensor, private: Tensor, *, normalise: bool = True) 
     Raises:
         ValueError: the codes are not of the same examples, or there is none.
 
+    >>> import torch
     >>> a, b = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).T.split(1, dim=1)  # two orthogonal columns
     >>> float(difference_loss(a, b, normalise=False)), float(difference_loss(a, a, normalise=False))
     (0.0, 4.0)
