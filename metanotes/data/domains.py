@@ -40,7 +40,7 @@ def mnist_m(
     size: int = 28,
     root: str | os.PathLike[str] | None = None,
 ) -> Images:
-    """MNIST's digits on photographs: every pixel is |photograph - digit|, channel by channel.
+    """MNIST's digits on photographs: every pixel is abs(photograph - digit), channel by channel.
 
     They are read from `mnist_m/` in the data folder: from `mnist_m.tar.gz` or else from what that
     unpacks to, `mnist_m_train/00000000.png` and so on, 32x32, with the lists
@@ -156,7 +156,7 @@ def _labels(source: Path, listing: str, text: bytes, published: int) -> np.ndarr
 def blend(digits: Images, photographs: Sequence[Tensor] | Tensor, *, seed: int = 0) -> Images:
     """The recipe of MNIST-M: each digit upon a random cut of a random photograph.
 
-    A pixel is |photograph - digit|, channel by channel: the ground stays as it is, and the ink
+    A pixel is abs(photograph - digit), channel by channel: the ground stays as it is, and the ink
     shows it inverted. In the published images a stroke has no soft edge, and digits are a little
     larger: give digits of 0 and 255 alone to come closer to them.
 
