@@ -101,8 +101,8 @@ def on_mnist_m(seeds: list[int], methods: list[str] | None = None) -> None:
             "DSN": "weight 0.1 of the reconstruction, 0.5 of the difference loss (rows of length "
             "1, centred)",
             "chosen on": "MNIST digits blended with photographs of our own, whose labels we made. "
-            "A first recipe was judged on MNIST-M once; the stand-in was then made harder, and this "
-            "recipe chosen on it. The paper's were chosen on 1 000 labelled target images",
+            "A first recipe was judged on MNIST-M once; the stand-in was then made harder, and "
+            "this recipe chosen on it. The paper's were chosen on 1 000 labelled target images",
         },
         protocol=f"Accuracy on the {len(test.y)} test images of MNIST-M after the last iteration, "
         "with the 95 % interval over images. No weights were chosen by a target label. Each image "
