@@ -1,5 +1,6 @@
 """The modes against one another, closed forms and finite differences; and what bad input says."""
 
+import ctypes
 import math
 
 import pytest
@@ -464,6 +465,9 @@ def test_no_steps(method):
 def held(size: int) -> dict[str, int | None]:
     """100 steps on so many parameters: what each mode holds at most, of the process's memory."""
     machine = Machine("cpu", threads=1)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back at once
     scale, target = torch.rand(2, size, generator=torch.Generator().manual_seed(0))
 
     def inner(w, hyper):
