@@ -5,12 +5,14 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from metanotes import Batch, Task
+from metanotes.data import data_folder
 from metanotes.nets import conv4
 
 
@@ -164,3 +166,9 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of a module returns in a process of its own, whose heap no test has used."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def needs_data(name: str) -> pytest.MarkDecorator:
+    """Skip a test where METANOTES_DATA lacks a data set; a folder of our own arrays is none."""
+    there = any(path.suffix != ".npz" for path in (data_folder() / name).glob("*"))
+    return pytest.mark.skipif(not there, reason=f"needs {name} in METANOTES_DATA")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metanotes.data import DamagedDataError, data_folder, digits, episodes
+from metanotes.data import DamagedDataError, digits, episodes
+from tests.plainly import needs_data
 
 COUNTS = {"train": 30, "test": 20}
 NATIVE = {"mnist": 28, "usps": 16}
@@ -291,15 +292,10 @@ def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
         digits()
 
 
-def real(name):
-    there = any(path.suffix != ".npz" for path in (data_folder() / name).glob("*"))  # not our own
-    return pytest.mark.skipif(not there, reason=f"needs {name} in METANOTES_DATA")
-
-
 @pytest.mark.parametrize(
     ("name", "split", "counts"),
     [
-        pytest.param(name, split, counts, marks=[real(name), *marks])
+        pytest.param(name, split, counts, marks=[needs_data(name), *marks])
         for name, marks, split, counts in [
             ("mnist", [needs_torchvision], "train",
              [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]),
@@ -317,9 +313,9 @@ def test_real_splits_have_their_published_sizes(name, split, counts):
     assert 0.1 < images.x.float().mean() / 255 < 0.3  # ink is the smaller part
 
 
-@real("usps")
+@needs_data("usps")
 @needs_torchvision
-@real("mnist")
+@needs_data("mnist")
 def test_real_digits_of_two_hands_are_the_same_digits():
     """Most digits' mean image is nearest to their own in the other set, margins cut off."""
     mnist, usps = digits("mnist", "test"), digits("usps", "test", size=20)

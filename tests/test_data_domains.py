@@ -17,12 +17,12 @@ from metanotes.data import (
     Images,
     blend,
     clouded,
-    data_folder,
     digits,
     episodes,
     mnist_m,
     photographs,
 )
+from tests.plainly import needs_data
 
 COUNTS = {"train": 12, "test": 7}
 SUBSET = 8  # the train images that a subset has
@@ -480,12 +480,7 @@ def test_a_photograph_that_cannot_be_read_is_named(tmp_path, damage):
         photographs(tmp_path)
 
 
-def real(name):
-    there = any(path.suffix != ".npz" for path in (data_folder() / name).glob("*"))  # not our own
-    return pytest.mark.skipif(not there, reason=f"needs {name} in METANOTES_DATA")
-
-
-@real("mnist_m")
+@needs_data("mnist_m")
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_real_splits_are_whole_or_the_subset_and_quick_to_read(split):
     images = mnist_m(split)
@@ -498,8 +493,8 @@ def test_the_real_splits_are_whole_or_the_subset_and_quick_to_read(split):
     assert episodes(images, ways=5, shots=1, queries=3)(2).query.x.shape == (2, 15, 3, 28, 28)
 
 
-@real("mnist_m")
-@real("mnist")
+@needs_data("mnist_m")
+@needs_data("mnist")
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="needs torchvision")
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_real_image_shows_the_digit_of_mnist_that_has_its_number(split):

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metanotes.data import DamagedDataError, data_folder, episodes, mini_imagenet
+from metanotes.data import DamagedDataError, episodes, mini_imagenet
+from tests.plainly import needs_data
 
 FULL = {"train": (3, 4), "val": (2, 4), "test": (2, 4)}  # classes, images of each
 SUBSET = {"train": (3, 2), "val": (2, 1), "test": (2, 2)}
@@ -395,10 +396,7 @@ def test_a_byte_order_mark_in_a_list_does_not_matter(unpacked):
     assert len(mini_imagenet("train").x) == 6
 
 
-real = pytest.mark.skipif(
-    all(path.suffix == ".npz" for path in (data_folder() / "mini-imagenet").glob("*")),  # our own
-    reason="needs mini-ImageNet in METANOTES_DATA",
-)
+real = needs_data("mini-imagenet")
 
 
 @real

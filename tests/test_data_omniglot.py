@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from metanotes.data import DamagedDataError, data_folder, episodes, omniglot
+from tests.plainly import needs_data
 
 # Archive -> alphabet -> number of characters.
 SMALL = {
@@ -354,9 +355,7 @@ def test_a_failed_download_says_what_would_do(small, monkeypatch):
         omniglot("background", download=True)
 
 
-real = pytest.mark.skipif(
-    not (data_folder() / "omniglot-py").is_dir(), reason="needs Omniglot in METANOTES_DATA"
-)
+real = needs_data("omniglot-py")
 
 
 @real
