@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch.func import vmap
 
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner
-from metanotes.meta_step import is_large, side_by_side
+from metanotes.meta_step import in_groups
 from metanotes.task import Batch, Task, check_tasks, task_to
 from metanotes.training import progress_bar
 
@@ -127,11 +126,10 @@ def evaluate(
             while (done := sum(map(len, values))) < tasks:
                 drawn = task_to(_first(sample_tasks(BLOCK), tasks - done), device)
                 check_tasks(drawn)
-                if isinstance(learner, InnerLoopLearner) and is_large(learner, drawn):
-                    judge = partial(_predict, steps=steps, transductive=transductive)
-                    outputs = torch.cat(side_by_side(learner, drawn, judge))
-                else:
-                    outputs = _predict(learner, drawn, steps, transductive)
+                groups = [drawn]
+                if isinstance(learner, InnerLoopLearner):
+                    groups = in_groups(learner, drawn)
+                outputs = torch.cat([_predict(learner, g, steps, transductive) for g in groups])
                 y = drawn.query.y
                 if metric is None:
                     metric = learner.loss if y.is_floating_point() else accuracy

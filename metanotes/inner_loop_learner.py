@@ -32,7 +32,7 @@ from metanotes.inner_loop import (
 from metanotes.layers import TaskLayers
 from metanotes.learner import Learner, Loss, check_targets, cross_entropy
 from metanotes.meta_step import Recording, meta_step, replica
-from metanotes.randomness import cuda_devices, random_state
+from metanotes.randomness import cuda_devices
 from metanotes.task import Batch, Task, check_tasks
 from metanotes.update_rules import Theta, UpdateRule
 
@@ -77,13 +77,11 @@ class Trial(NamedTuple):
     Args:
         output: the shape of its output for one example.
         flops: floating-point operations of its forward pass.
-        random: whether it draws random numbers.
-        copies: whether it can be copied, so that two threads may work with it.
+        copies: whether it can be copied.
     """
 
     output: torch.Size
     flops: int
-    random: bool
     copies: bool
 
 
@@ -240,7 +238,6 @@ class InnerLoopLearner(Learner):
 
     def _try(self, x: Tensor, y: Tensor) -> Trial:
         with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(x.device)):
-            before = random_state(x.device)
             buffers = {name: b.clone() for name, b in self.model.named_buffers()}
             with FlopCounterMode(display=False) as counter:
                 outputs = functional_call(self.model, buffers, (x[0],))
@@ -250,10 +247,8 @@ class InnerLoopLearner(Learner):
                     f"the model's forward writes to its buffers {written}: they would carry one "
                     "task into the next; use a module that keeps nothing (or model.eval())"
                 )
-            after = random_state(x.device)
-            random = not all(map(torch.equal, before, after))
             check_targets(self.loss, outputs.shape[1:], y)
-            theta = with_task_axis({name: p.detach() for name, p in self.phi().items()}, 1)
+            phi = {name: p.detach() for name, p in self.phi().items()}
             layers = self._convolves and not x.is_cuda and not self.keep_graph
             for self.batchable, self._task_layers in (
                 (True, layers),
@@ -261,7 +256,10 @@ class InnerLoopLearner(Learner):
                 (False, False),
             ):
                 try:
-                    over_tasks(self.task_loss, not self.batchable)(theta, x, y)
+                    for tasks in 1, 2:  # their tensors lie otherwise in memory, and vmap may mind
+                        many = (torch.cat([t] * tasks) for t in (x, y))
+                        loss = over_tasks(self.task_loss, not self.batchable)
+                        loss(with_task_axis(phi, tasks), *many)
                     break
                 except (RuntimeError, NotImplementedError):  # no batching rule, a branch on data
                     if not self.batchable:
@@ -277,7 +275,7 @@ class InnerLoopLearner(Learner):
             copies = True
         except Exception:  # a lock, an open file: anything may refuse to be copied
             copies = False
-        return Trial(outputs.shape[1:], counter.get_total_flops(), random, copies)
+        return Trial(outputs.shape[1:], counter.get_total_flops(), copies)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "recordings": {}}  # a recording can be neither copied nor saved

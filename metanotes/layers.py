@@ -1,22 +1,21 @@
-"""Convolution and batch normalisation of many tasks at once, each task with weights of its own.
+"""Layers of many tasks at once, each task with weights of its own: for convolutional networks.
 
-`vmap` makes one grouped convolution of the convolutions of all tasks. On a CPU, with the few images
-of a support set, one batched matrix product is faster. And a Hessian-vector product differentiates
-every layer twice, where the formulas of these two are short:
+The tasks lie side by side in the channels: images `[T, N, C, H, W]` are `[N, T C, H, W]`, with
+channels last in memory (N, H, W, T, C). Then T convolutions are one convolution in T groups, and
+batch normalisation or pooling of T tasks is that of T C channels: each a single operation of
+torch's. `vmap` does so too, but with the channels not last, where a CPU is slow, and its second
+derivatives of a convolution with groups go group by group.
 
-* A convolution y = C(x, w) is linear in each argument. So are the gradients that belong to it,
-  X(g, w) for x and W(x, g) for w, since all three are one sum of products x w g read three ways:
-  <g, C(x, w)> = <x, X(g, w)> = <w, W(x, g)>. To differentiate any of them gives the other two.
-* Batch normalisation, and its gradient, are a few sums over examples and a linear combination.
-
-Layout: images `[T, N, C, H, W]` in the memory order T, N, H, W, C, and weights `[T, O, C, kh, kw]`
-in the order T, O, kh, kw, C: as matrix products take and write them.
+A convolution y = C(x, w) is linear in each argument. So are the gradients that belong to it,
+X(g, w) for x and W(x, g) for w, since all three are one sum of products x w g read three ways:
+<g, C(x, w)> = <x, X(g, w)> = <w, W(x, g)>. To differentiate any of them gives the other two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,178 +25,108 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
+LAST = torch.channels_last
 
 
 # ------------------------------------------------------------------------------- convolution
 
 
-def _patches(x: Tensor, size: Pair, stride: Pair) -> Tensor:
-    """x `[T, N, H, W, C]` to its patches under the kernel, `[T, N, H', W', kh, kw, C]`, a view."""
-    return (
-        x.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1]).permute(0, 1, 2, 3, 5, 6, 4)
-    )
+class How(NamedTuple):
+    """The settings of `torch.nn.functional.conv2d` after the bias."""
 
-
-def _padded(x: Tensor, padding: Pair) -> Tensor:
-    """`[T, N, C, H, W]` to `[T, N, H + 2 ph, W + 2 pw, C]`."""
-    (ph, pw), x = padding, x.permute(0, 1, 3, 4, 2)
-    return F.pad(x, (0, 0, pw, pw, ph, ph)) if ph or pw else x
-
-
-def _many(rows: int, channels: int) -> bool:
-    """Whether one ordinary convolution a task beats a matrix product for all tasks."""
-    return rows >= 512 and channels >= 16
-
-
-def _each(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`function` of one task after the other, on a CPU; images and weights with channels last."""
-    results = [function(*(t[n] for t in tensors)) for n in range(len(tensors[0]))]
-    stacked = torch.stack([result.permute(0, 2, 3, 1) for result in results])
-    return stacked.permute(0, 1, 4, 2, 3)
-
-
-def _backward(
-    g: Tensor, x: Tensor, w: Tensor, stride: Pair, padding: Pair, which: list[bool]
-) -> tuple[Tensor, ...]:
-    """torch's own gradients of one convolution, which look at the shapes only of what they give."""
-    backward = torch.ops.aten.convolution_backward
-    return backward(g, x, w, None, stride, padding, (1, 1), False, (0, 0), 1, which)
-
-
-def _unset(like: Tensor, *shape: int) -> Tensor:
-    return like.new_empty(shape).contiguous(memory_format=torch.channels_last)
-
-
-def _rows(g: Tensor) -> Tensor:
-    """`[T, N, C, H, W]` to `[T, N H W, C]`."""
-    return g.permute(0, 1, 3, 4, 2).reshape(len(g), -1, g.shape[2])
-
-
-def _matrix(w: Tensor) -> Tensor:
-    """`[T, O, C, kh, kw]` to `[T, O, kh kw C]`."""
-    return w.permute(0, 1, 3, 4, 2).reshape(len(w), w.shape[1], -1)
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
 
 
 class Convolution(Function):
-    """C(x, w): x `[T, N, C, H, W]`, w `[T, O, C, kh, kw]`, to `[T, N, O, H', W']`."""
+    """C(x, w): x `[N, C, H, W]`, w `[O, C / groups, kh, kw]`, to `[N, O, H', W']`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, how: How) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.stride, ctx.padding = stride, padding
-        (tasks, images, channels), size = x.shape[:3], (w.shape[3], w.shape[4])
-        height, width = (
-            (x.shape[3 + i] + 2 * padding[i] - size[i]) // stride[i] + 1 for i in range(2)
-        )
-        if _many(images * height * width, channels):
-            return _each(lambda x, w: F.conv2d(x, w, None, stride, padding), x, w)
-        patches = _patches(_padded(x, padding), size, stride)
-        y = patches.reshape(tasks, images * height * width, -1) @ _matrix(w).mT
-        return y.view(tasks, images, height, width, -1).permute(0, 1, 4, 2, 3)
+        ctx.how = how
+        return F.conv2d(x, w, None, *how)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        how = ctx.stride, ctx.padding
-        dx = InputGradient.apply(g, w, x.shape, *how) if ctx.needs_input_grad[0] else None
-        dw = WeightGradient.apply(x, g, w.shape, *how) if ctx.needs_input_grad[1] else None
-        return dx, dw, None, None
+        dx = InputGradient.apply(g, w, x.shape, ctx.how) if ctx.needs_input_grad[0] else None
+        dw = WeightGradient.apply(x, g, w.shape, ctx.how) if ctx.needs_input_grad[1] else None
+        return dx, dw, None
 
 
 class InputGradient(Function):
-    """X(g, w): g `[T, N, O, H', W']`, w `[T, O, C, kh, kw]`, to `[T, N, C, H, W]`."""
+    """X(g, w): g `[N, O, H', W']`, w `[O, C / groups, kh, kw]`, to `[N, C, H, W]`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, g: Tensor, w: Tensor, shape: torch.Size, stride: Pair, padding: Pair
-    ) -> Tensor:
+    def forward(ctx: Any, g: Tensor, w: Tensor, shape: torch.Size, how: How) -> Tensor:
         ctx.save_for_backward(g, w)
-        ctx.stride, ctx.padding = stride, padding
-        tasks, images, channels, height, width = shape
-        (kh, kw), (ph, pw) = (w.shape[3], w.shape[4]), padding
-        if _many(g[0, :, 0].numel(), channels):
-            like = _unset(g, *shape[1:])
-            only = [True, False, False]
-            return _each(lambda g, w: _backward(g, like, w, stride, padding, only)[0], g, w)
-        x = g.new_zeros(tasks, images, height + 2 * ph, width + 2 * pw, channels)
-        patches = _patches(x, (kh, kw), stride)
-        parts = (_rows(g) @ _matrix(w)).view(patches.shape)
-        # Patches overlap, but not those at one place of the kernel: nine additions for 3 x 3.
-        for to_row, row in zip(patches.unbind(4), parts.unbind(4), strict=True):
-            for to, part in zip(to_row.unbind(4), row.unbind(4), strict=True):
-                to += part
-        return x[:, :, ph : ph + height, pw : pw + width].permute(0, 1, 4, 2, 3)
+        ctx.how = how
+        return _gradient(0, g, _unset(g, shape), w, how)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         g, w = ctx.saved_tensors
-        how = ctx.stride, ctx.padding
-        dg = Convolution.apply(v, w, *how) if ctx.needs_input_grad[0] else None
-        dw = WeightGradient.apply(v, g, w.shape, *how) if ctx.needs_input_grad[1] else None
-        return dg, dw, None, None, None
+        dg = Convolution.apply(v, w, ctx.how) if ctx.needs_input_grad[0] else None
+        dw = WeightGradient.apply(v, g, w.shape, ctx.how) if ctx.needs_input_grad[1] else None
+        return dg, dw, None, None
 
 
 class WeightGradient(Function):
-    """W(x, g): x `[T, N, C, H, W]`, g `[T, N, O, H', W']`, to `[T, O, C, kh, kw]`."""
+    """W(x, g): x `[N, C, H, W]`, g `[N, O, H', W']`, to `[O, C / groups, kh, kw]`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, g: Tensor, shape: torch.Size, stride: Pair, padding: Pair
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, g: Tensor, shape: torch.Size, how: How) -> Tensor:
         ctx.save_for_backward(x, g)
-        ctx.stride, ctx.padding = stride, padding
-        tasks, out, channels, kh, kw = shape
-        if _many(g[0, :, 0].numel(), channels):
-            like = _unset(g, *shape[1:])
-            only = [False, True, False]
-            return _each(lambda x, g: _backward(g, x, like, stride, padding, only)[1], x, g)
-        patches = _patches(_padded(x, padding), (kh, kw), stride)
-        rows = _rows(g)
-        w = rows.mT @ patches.reshape(tasks, rows.shape[1], -1)  # [T, O, kh kw C]
-        return w.view(tasks, out, kh, kw, channels).permute(0, 1, 4, 2, 3)
+        ctx.how = how
+        return _gradient(1, g, x, _unset(g, shape), how)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         x, g = ctx.saved_tensors
-        how = ctx.stride, ctx.padding
-        dx = InputGradient.apply(g, v, x.shape, *how) if ctx.needs_input_grad[0] else None
-        dg = Convolution.apply(x, v, *how) if ctx.needs_input_grad[1] else None
-        return dx, dg, None, None, None
+        dx = InputGradient.apply(g, v, x.shape, ctx.how) if ctx.needs_input_grad[0] else None
+        dg = Convolution.apply(x, v, ctx.how) if ctx.needs_input_grad[1] else None
+        return dx, dg, None, None
+
+
+def _gradient(of: int, g: Tensor, x: Tensor, w: Tensor, how: How) -> Tensor:
+    """torch's own gradient of a convolution, for x (`of` 0) or w (1)."""
+    stride, padding, dilation, groups = how
+    backward, which = torch.ops.aten.convolution_backward, [of == 0, of == 1, False]
+    return backward(g, x, w, None, stride, padding, dilation, False, (0, 0), groups, which)[of]
+
+
+def _unset(like: Tensor, shape: torch.Size) -> Tensor:
+    """What `_gradient` looks at the shape of, and at nothing else."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=LAST)
 
 
 # ------------------------------------------------------------------------- batch normalisation
 
 
-def _spread(c: Tensor) -> Tensor:
-    """One number a task and channel, `[T, C]`, for `[T, N, C, H, W]`."""
-    return c[:, None, :, None, None]
-
-
-def _sum(x: Tensor) -> Tensor:
-    """`[T, N, C, H, W]` to `[T, C]`."""
-    return x.sum((1, 3, 4))
+def _rows(x: Tensor) -> Tensor:
+    """`[N, C, H, W]`, channels last, to `[N H W, C]`, a view."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class Normalisation(Function):
     """Batch normalisation: y = w x^ + b, x^ = (x - mean) r, r = (variance + eps)^-1/2.
 
-    x `[T, N, C, H, W]`, w and b `[T, C]`; the moments are those of one task and channel.
+    x `[N, C, H, W]`, w and b `[C]`; the moments are those of one channel.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
-        m = x[0, :, 0].numel()
-        mean = _sum(x) / m  # torch.var_mean is ten times as slow in this memory order
-        r = (_sum((x - _spread(mean)).square()) / m + eps).rsqrt()
+        y, mean, r = torch.native_batch_norm(x, w, b, None, None, True, 0.0, eps)
         ctx.save_for_backward(x, w, mean, r)
-        ctx.eps = eps
-        s = r * w
-        return torch.addcmul(_spread(b - s * mean), x, _spread(s))
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w, mean, r = ctx.saved_tensors
-        return *NormalisationGradient.apply(g, x, w, mean.detach(), r.detach()), None
+        return *NormalisationGradient.apply(g, x, w, mean, r), None
 
 
 class NormalisationGradient(Function):
@@ -210,13 +139,8 @@ class NormalisationGradient(Function):
     def forward(
         ctx: Any, g: Tensor, x: Tensor, w: Tensor, mean: Tensor, r: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        m = x[0, :, 0].numel()
-        q = _sum(g)
-        a = r * (_sum(g * x) - mean * q)
-        s = r * w
-        # x^ = r (x - mean), so that (1) is one combination of g, x and 1
-        dx = torch.addcmul(_spread(s * (r * mean * a - q) / m), g, _spread(s))
-        dx.addcmul_(x, _spread(-s * r * a / m))
+        backward = torch.ops.aten.native_batch_norm_backward
+        dx, a, q = backward(g, x, w, None, None, mean, r, True, 0.0, [True, True, True])
         ctx.save_for_backward(g, x, w, mean, r, q, a)
         return dx, a, q
 
@@ -228,24 +152,108 @@ class NormalisationGradient(Function):
         S = sum v and B = sum v x^. x^ depends on x through mean and r, and r on x by
         dr/dx = -r^2 x^/m.
         """
-        g, x, w, mean, r, q, a = ctx.saved_tensors
-        m = x[0, :, 0].numel()
-        S = _sum(v)
-        B = r * (_sum(v * x) - mean * S)
-        D = _sum(v * g) - (S * q + B * a) / m
+        like, w, mean, r, q, a = ctx.saved_tensors[1:]
+        g, x, v = map(_rows, (ctx.saved_tensors[0], like, v))
+        m = len(x)
+        S = v.sum(0)
+        B = r * ((v * x).sum(0) - mean * S)
+        D = (v * g).sum(0) - (S * q + B * a) / m
         s = r * w
         dw = r * D
         # to g: r w (v - S/m - x^ B/m) + va x^ + vq, as a combination of v, x and 1
         on_x = r * (va - s * B / m)
-        dg = torch.addcmul(_spread(vq - s * S / m - mean * on_x), v, _spread(s))
-        dg.addcmul_(x, _spread(on_x))
+        dg = torch.addcmul(vq - s * S / m - mean * on_x, v, s).addcmul_(x, on_x)
         # to x^: h = c g + d v, through (1) with w = 1; to r: w D
         c, d = va - s * B / m, -s * a / m
         total, along = c * q + d * S, c * a + d * B
         on_x = -r * r * (along + w * r * D) / m
-        dx = torch.addcmul(_spread(-r * total / m - mean * on_x), g, _spread(r * c))
-        dx.addcmul_(v, _spread(r * d)).addcmul_(x, _spread(on_x))
-        return dg, dx, dw, None, None
+        dx = torch.addcmul(-r * total / m - mean * on_x, g, r * c)
+        dx.addcmul_(v, r * d).addcmul_(x, on_x)
+        return _images(dg, like), _images(dx, like), dw, None, None
+
+
+def _images(rows: Tensor, like: Tensor) -> Tensor:
+    """The reverse of `_rows`."""
+    n, c, h, w = like.shape
+    return rows.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+# ------------------------------------------------------------------------------- max-pooling
+
+
+class MaxPooling(Function):
+    """The largest number in each window: linear, as long as it is in the same place.
+
+    x `[N, C, H, W]`, channels last, to `[N, C, H', W']`; `window` are the arguments of
+    `torch.nn.functional.max_pool2d` from the kernel's size to `ceil_mode`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: tuple[Any, ...]) -> Tensor:
+        y, places = torch.ops.aten.max_pool2d_with_indices(x, *window)
+        ctx.save_for_backward(x, places)
+        ctx.window = window
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, places = ctx.saved_tensors
+        return MaxPoolingGradient.apply(g, x.detach(), places, ctx.window), None
+
+
+class MaxPoolingGradient(Function):
+    """Puts g `[N, C, H', W']` in the places that it belongs to: to `[N, C, H, W]`."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, x: Tensor, places: Tensor, window: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(places)
+        return torch.ops.aten.max_pool2d_with_indices_backward(g, x, *window, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        (places,) = ctx.saved_tensors
+        v, rows = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (v, places))  # [N, H W, C]
+        return _images(v.gather(1, rows), places), None, None, None
+
+
+# --------------------------------------------------------------------- the tasks in the channels
+
+
+def to_channels(x: Tensor) -> Tensor:
+    """`[T, N, C, H, W]` to `[N, T C, H, W]`, channels last; a view of what `to_tasks` gave."""
+    return x.transpose(0, 1).flatten(1, 2).contiguous(memory_format=LAST)
+
+
+def to_tasks(x: Tensor, tasks: int) -> Tensor:
+    """`[N, T C, H, W]` to `[T, N, C, H, W]`, a view."""
+    return x.unflatten(1, (tasks, -1)).transpose(0, 1)
+
+
+def convolve(x: Tensor, w: Tensor, how: How) -> Tensor:
+    """x `[T, N, C, H, W]` and w `[T, O, C, kh, kw]` to `[T, N, O, H', W']`."""
+    tasks = len(x)
+    together = how._replace(groups=tasks * how.groups)
+    w = w.movedim(2, -1).flatten(0, 1).movedim(-1, 1)  # channels last
+    return to_tasks(Convolution.apply(to_channels(x), w, together), tasks)
+
+
+def normalise(x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+    """Batch normalisation, with the moments of the batch: x `[T, N, C, H, W]`, w and b `[T, C]`."""
+    y = Normalisation.apply(to_channels(x), w.flatten(), b.flatten(), eps)
+    return to_tasks(y, len(x))
+
+
+def pool(x: Tensor, window: tuple[Any, ...]) -> Tensor:
+    """Max-pooling: x `[T, N, C, H, W]` to `[T, N, C, H', W']`."""
+    return to_tasks(MaxPooling.apply(to_channels(x), window), len(x))
+
+
+def normalise_groups(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> Tensor:
+    """Group normalisation: x `[T, N, C, H, W]`, w and b `[T, C]`."""
+    tasks = len(x)
+    y = F.group_norm(to_channels(x), tasks * groups, w.flatten(), b.flatten(), eps)
+    return to_tasks(y, tasks)
 
 
 # --------------------------------------------------------------------------- in place of vmap's
@@ -296,6 +304,10 @@ class TaskLayers(TorchFunctionMode):
             return (_shared_convolution if self.shared else _convolution)(*args, **kwargs)
         if func is F.batch_norm:
             return _normalisation(*args, **kwargs)
+        if func is F.group_norm:
+            return _group_normalisation(*args, **kwargs)
+        if func is F.max_pool2d:
+            return _max_pooling(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -308,20 +320,16 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    simple = not isinstance(padding, str) and x.ndim == 4 and groups == 1
-    if not simple or tuple(dilation) != (1, 1):
+    if isinstance(padding, str) or x.ndim != 4:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-    def layer(x: Tensor, weight: Tensor) -> Tensor:
-        return Convolution.apply(x, weight, tuple(stride), tuple(padding))
-
-    y = _Vmapped.apply(layer, x, weight)
+    how = How(_pair(stride), _pair(padding), _pair(dilation), groups)
+    y = _Vmapped.apply(partial(convolve, how=how), x, weight)
     return y if bias is None else y + bias[:, None, None]
 
 
 def _shared_convolution(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """vmap's own, of all images at once; its results have their channels last, as weights have."""
-    return F.conv2d(x, weight.clone(memory_format=torch.channels_last), *args, **kwargs)
+    return F.conv2d(x, weight.clone(memory_format=LAST), *args, **kwargs)
 
 
 def _normalisation(
@@ -336,4 +344,37 @@ def _normalisation(
 ) -> Tensor:
     if not training or running_mean is not None or x.ndim != 4 or weight is None or bias is None:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _Vmapped.apply(lambda *inputs: Normalisation.apply(*inputs, eps), x, weight, bias)
+    return _Vmapped.apply(partial(normalise, eps=eps), x, weight, bias)
+
+
+def _group_normalisation(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    if x.ndim != 4 or weight is None or bias is None:
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    layer = partial(normalise_groups, groups=num_groups, eps=eps)
+    return _Vmapped.apply(layer, x, weight, bias)
+
+
+def _max_pooling(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    size = kernel_size, kernel_size if stride is None else stride
+    window = (*map(_pair, (*size, padding, dilation)), ceil_mode)
+    if x.ndim != 4 or return_indices:
+        return F.max_pool2d(x, *window, return_indices=return_indices)  # type: ignore[call-overload]
+    return _Vmapped.apply(partial(pool, window=window), x)
+
+
+def _pair(of: Any) -> Pair:
+    return (of, of) if isinstance(of, int) else tuple(of)

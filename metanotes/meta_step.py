@@ -5,12 +5,13 @@
 `InnerLoopLearner.query_losses` says what l^n is; nothing here does. This module decides how the
 sum is worked out, by the size of the work and by the device:
 
-* *Large work on a CPU*: a few tasks at a time, side by side, each group on a core of its own.
+* *Large work on a CPU*: so many tasks at a time that every operation has work for all cores, and
+  no more, so that the memory stays bounded.
 * *Small work, or a GPU*: there the time goes into Python and the dispatch of operations, not into
   arithmetic. The operations are recorded once and played back, without modules and autograd.
 
-Either way the gradient is computed with the losses, so that no graph outlives its group, and
-`backward` has only to scale it.
+Either way the gradient is computed with the losses, so that no graph outlives its group of tasks,
+and `backward` has only to scale it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,11 +40,9 @@ if TYPE_CHECKING:
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
 KEPT = 16  # recordings of a learner; of more shapes of tasks than that, the first are forgotten
-GROUP = 8  # tasks worked on at once on one core, at most: enough to batch, few enough for its cache
-GROUP_WORK = 250_000_000  # and no more of these than a group's forward pass has
+GROUP = 500_000_000  # and of the forward pass of the tasks that are worked on at once, about
 
 Gradient = list[Tensor | None]
-Work = Callable[[Any, Task], Any]  # of a learner and a group of tasks
 
 
 class Recording(NamedTuple):
@@ -61,45 +59,30 @@ class Recording(NamedTuple):
 
 
 def replica(learner: InnerLoopLearner, tensors: Sequence[Tensor] | None = None) -> InnerLoopLearner:
-    """A copy of a learner with its own modules, but the same parameters and buffers (or `tensors`).
-
-    Two threads may not call one module: `functional_call` exchanges its parameters for a moment.
-    """
+    """A copy of a learner with `tensors` as its parameters and buffers, or with the same ones."""
     own = [*learner.parameters(), *learner.buffers()]
     memo = {id(t): new for t, new in zip(own, own if tensors is None else tensors, strict=True)}
     return copy.deepcopy(learner, memo)
 
 
-# ------------------------------------------------------------------------ groups, side by side
+# ----------------------------------------------------------------------------- groups of tasks
 
 
-def side_by_side(learner: InnerLoopLearner, tasks: Task, work: Work) -> list[Any]:
-    """`work(learner, group)` for groups of the tasks, a core each; the results in order.
+def is_large(learner: InnerLoopLearner, tasks: Task) -> bool:
+    """Whether arithmetic is what a task costs, on a CPU."""
+    return tasks.support.x.device.type == "cpu" and learner.trial(tasks.support).flops > LARGE
 
-    All threads on one operation after the other would wait for each other at every one of them.
-    Each group has a replica of the learner: what a module writes into itself is lost with it.
-    """
-    count, threads = len(tasks.support.x), torch.get_num_threads()
-    size = max(1, min(GROUP, GROUP_WORK // learner.trial(tasks.support).flops))
-    size = -(-size // 2) if learner.checkpoint else size
-    parts = min(count, threads * -(-count // (size * threads)))
-    split = [[t.tensor_split(parts) for t in batch] for batch in tasks]
-    groups = [Task(*(Batch(x[i], y[i]) for x, y in split)) for i in range(parts)]
+
+def in_groups(learner: InnerLoopLearner, tasks: Task) -> list[Task]:
+    """The tasks, in groups to be worked on one after the other."""
+    if not is_large(learner, tasks):
+        return [tasks]
     keep_freed_memory()
-    if threads == 1 or parts == 1:
-        return [work(learner, group) for group in groups]
-    grad_enabled = torch.is_grad_enabled()  # each thread has its own
-
-    def run(own: InnerLoopLearner, group: Task) -> Any:
-        with torch.set_grad_enabled(grad_enabled):
-            return work(own, group)
-
-    replicas = [replica(learner) for _ in groups]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(run, replicas, groups))
-    finally:
-        torch.set_num_threads(threads)  # threads to come ask for the number that was set last
+    most = GROUP // 2 if learner.checkpoint else GROUP
+    size = max(1, most // learner.trial(tasks.support).flops)
+    parts = -(-len(tasks.support.x) // size)
+    split = [[t.tensor_split(parts) for t in batch] for batch in tasks]
+    return [Task(*(Batch(x[i], y[i]) for x, y in split)) for i in range(parts)]
 
 
 @cache
@@ -112,10 +95,9 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     libc = ctypes.CDLL(None)
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # of <malloc.h>
+    trim_threshold, mmap_threshold = -1, -3  # of <malloc.h>
     libc.mallopt(mmap_threshold, 1 << 30)
     libc.mallopt(trim_threshold, (1 << 31) - 1)
-    libc.mallopt(arena_max, 1)  # threads of one step take up what those of the last one freed
 
 
 # ----------------------------------------------------------------------------------- recordings
@@ -123,7 +105,9 @@ def keep_freed_memory() -> None:
 
 def recording(learner: InnerLoopLearner, tasks: Task, own: list[Tensor]) -> Recording | None:
     """The recording to play for these tasks, if there should be one."""
-    if learner.one_by_one(tasks.query.x) or not learner.trial(tasks.support).copies:
+    if is_large(learner, tasks) or learner.one_by_one(tasks.query.x):
+        return None
+    if not learner.trial(tasks.support).copies:
         return None
     if learner.checkpoint:  # the random numbers that it draws again cannot be recorded
         return None
@@ -372,14 +356,6 @@ def turn_products(graph: GraphModule) -> None:
 # ------------------------------------------------------------------------------- the meta-step
 
 
-def is_large(learner: InnerLoopLearner, tasks: Task) -> bool:
-    """Whether to work side by side: on a CPU, where nothing depends on the order of the tasks."""
-    trial = learner.trial(tasks.support)
-    if trial.flops <= LARGE or tasks.support.x.device.type != "cpu" or _autocast(tasks)[0]:
-        return False
-    return trial.copies and not trial.random and not any(map(_hooked, learner.modules()))
-
-
 @contextmanager
 def few_threads(learner: InnerLoopLearner, tasks: Task) -> Iterator[None]:
     """Small work in one thread: two would gain little, and lose much where a core is busy."""
@@ -402,11 +378,20 @@ def losses_and_gradient(
 ) -> tuple[Tensor, Gradient]:
     """l^n of some tasks, `[T]`, and the gradient of their sum, weighted with `weights` `[T]`."""
     phi = [p for p in learner.parameters() if p.requires_grad]
-    with torch.enable_grad():
-        losses = learner.query_losses(tasks)
-        total = (losses if weights is None else weights * losses).sum()
-        gradient = torch.autograd.grad(total, phi, allow_unused=True)
-    return losses.detach(), list(gradient)
+    losses: list[Tensor] = []
+    gradient: Gradient = [None] * len(phi)
+    for group in in_groups(learner, tasks):
+        done = sum(map(len, losses))
+        with torch.enable_grad():
+            losses.append(learner.query_losses(group))
+            each = losses[-1] if weights is None else losses[-1] * weights[done:][: len(losses[-1])]
+            parts = torch.autograd.grad(each.sum(), phi, allow_unused=True)
+        losses[-1] = losses[-1].detach()
+        gradient = [
+            part if total is None or part is None else total + part
+            for total, part in zip(gradient, parts, strict=True)
+        ]
+    return torch.cat(losses), gradient
 
 
 def meta_step(learner: InnerLoopLearner, tasks: Task) -> Tensor:
@@ -423,23 +408,15 @@ class _MetaStep(torch.autograd.Function):
         ctx.learner, ctx.tasks, ctx.own = learner, tasks, own
         ctx.random = ()
         ctx.save_for_backward(*phi)
-        if not is_large(learner, tasks):
-            with nullcontext() if learner.compiled else few_threads(learner, tasks):
-                known = recording(learner, tasks, own)
-                if known is None or known.random:
-                    ctx.random = random_state(tasks.support.x.device)
-                if known is None:
-                    losses, ctx.gradient = losses_and_gradient(learner, tasks)
-                else:
-                    losses, *ctx.gradient = known.play(*own, *tasks.support, *tasks.query)
-            return losses
-        ctx.random = random_state(tasks.support.x.device)
-        groups = side_by_side(learner, tasks, losses_and_gradient)
-        ctx.gradient = [
-            None if parts[0] is None else sum(parts[1:], start=parts[0])
-            for parts in zip(*(gradient for _, gradient in groups), strict=True)
-        ]
-        return torch.cat([losses for losses, _ in groups])
+        with nullcontext() if learner.compiled else few_threads(learner, tasks):
+            known = recording(learner, tasks, own)
+            if known is None or known.random:
+                ctx.random = random_state(tasks.support.x.device)
+            if known is None:
+                losses, ctx.gradient = losses_and_gradient(learner, tasks)
+            else:
+                losses, *ctx.gradient = known.play(*own, *tasks.support, *tasks.query)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,7 +1,6 @@
 """ANIL against a plain loop, task by task, that adapts the head alone."""
 
 import copy
-import threading
 from contextlib import contextmanager
 
 import pytest
@@ -56,17 +55,12 @@ def small_vector_model() -> nn.Sequential:
 
 
 @contextmanager
-def on_two_threads(whether: bool = True):
-    """Everything is large, in groups of 2 tasks; or small, on one thread."""
-    before = torch.get_num_threads()
+def in_groups(whether: bool = True):
+    """Everything is large, one task at a time; or small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metanotes.meta_step, "LARGE", -1 if whether else 1e12)
-        patch.setattr(metanotes.meta_step, "GROUP", 2)
-        torch.set_num_threads(2 if whether else 1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        patch.setattr(metanotes.meta_step, "GROUP", 0)
+        yield
 
 
 # ---------------------------------------------------------------------------- the meta-gradient
@@ -177,21 +171,12 @@ def test_a_kept_graph_can_be_differentiated_twice_and_no_other():
 
 
 @pytest.mark.parametrize("name", [*MODELS, "conv4"])
-def test_groups_on_two_threads_give_the_same_gradient(name, monkeypatch):
-    threads, work = [], metanotes.meta_step.losses_and_gradient
-
-    def noting(learner, tasks, weights=None):
-        threads.append((len(tasks.support.x), threading.get_ident()))
-        return work(learner, tasks, weights)
-
-    monkeypatch.setattr(metanotes.meta_step, "losses_and_gradient", noting)
+def test_groups_give_the_same_gradient(name):
     tasks = image_tasks(tasks=5)
     model = shaken(conv4(5, channels=5)) if name == "conv4" else with_head(MODELS[name]())
-    with on_two_threads():
+    with in_groups():
         ours = meta_gradient(ANIL(model, 0.3, steps=2), tasks)
     assert relative_error(ours, plain_anil(model, tasks, 0.3, 2, cross_entropy)) < 1e-10
-    assert sorted(size for size, _ in threads) == [1, 1, 1, 2]
-    assert threading.get_ident() not in {thread for _, thread in threads}
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -217,7 +202,7 @@ def test_tasks_may_have_unequal_weights(name, large):
     weights = torch.tensor([0.1, 2.0, -1.0]).double()
     expected = plain_anil(model, tasks, 0.3, 2, cross_entropy, weights=weights)
     learner, phi = ANIL(model, 0.3, 2), list(model.parameters())
-    with on_two_threads(large):
+    with in_groups(large):
         losses = learner(tasks)
     ours = torch.autograd.grad((weights * losses).sum(), phi)
     assert relative_error(ours, expected) < 1e-10
@@ -288,7 +273,7 @@ def test_evaluation_normalises_queries_as_it_says(name, large, transductive):
     tasks, model = image_tasks(), with_head(MODELS[name]())
     learner = ANIL(model, 0.3, steps=2)
     options = {"steps": 3, "transductive": transductive, "metric": cross_entropy}
-    with on_two_threads(large):
+    with in_groups(large):
         learner(tasks).mean().backward()  # as after training
         score = evaluate(learner, lambda n: tasks, 3, **options)
     for value, x, y, xq, yq in zip(score.values, *tasks.support, *tasks.query, strict=True):

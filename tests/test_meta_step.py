@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import threading
 
 import pytest
 import torch
@@ -27,56 +26,81 @@ from tests.plainly import (
 
 
 @pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def groups_of(monkeypatch):
+    """Makes everything large, and groups of so many tasks; gives the sizes of those worked on."""
+    sizes = []
+    split = metanotes.meta_step.in_groups
+
+    def watched(learner, tasks):
+        groups = split(learner, tasks)
+        sizes.extend(len(group.support.x) for group in groups)
+        return groups
+
+    def set_to(size: int, learner: InnerLoopLearner, tasks: Task) -> list[int]:
+        flops = learner.trial(tasks.support).flops
+        monkeypatch.setattr(metanotes.meta_step, "LARGE", -1)
+        monkeypatch.setattr(metanotes.meta_step, "GROUP", size * flops)
+        monkeypatch.setattr(metanotes.meta_step, "in_groups", watched)
+        return sizes
+
+    return set_to
 
 
-@pytest.fixture
-def side_by_side(two_threads, monkeypatch):
-    """Everything is large, in groups of 2 tasks; gives the number of groups that were worked on."""
-    monkeypatch.setattr(metanotes.meta_step, "LARGE", -1)
-    monkeypatch.setattr(metanotes.meta_step, "GROUP", 2)
-    groups = []
-    work = metanotes.meta_step.losses_and_gradient
-    monkeypatch.setattr(
-        metanotes.meta_step,
-        "losses_and_gradient",
-        lambda learner, tasks, weights=None: (
-            groups.append((len(tasks.support.x), threading.get_ident())),
-            work(learner, tasks, weights),
-        )[1],
-    )
-    return groups
-
-
-# ------------------------------------------------------------------------------- side by side
+# --------------------------------------------------------------------------------- in groups
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_groups_side_by_side_give_the_gradient_of_the_plain_loop(name, side_by_side):
+def test_groups_give_the_gradient_of_the_plain_loop(name, groups_of):
     tasks, model = image_tasks(tasks=5), shaken(MODELS[name]())
     learner = MAML(model, inner_lr=0.1, steps=2)
     expected = plain_loop(model, tasks, 0.1, 2, learner.loss)
+    sizes = groups_of(2, learner, tasks)
     first = meta_gradient(learner, tasks)
     assert relative_error(first, expected) < 1e-10
-    assert sorted(size for size, _ in side_by_side) == [1, 1, 1, 2]
-    assert threading.get_ident() not in {thread for _, thread in side_by_side}
+    assert sizes == [2, 2, 1]
     assert all(map(torch.equal, meta_gradient(learner, tasks), first))  # and once more, bit by bit
-    assert torch.get_num_threads() == 2
 
 
-def test_the_losses_keep_the_order_of_the_tasks(side_by_side):
+def test_with_checkpoints_a_group_is_half_as_large(groups_of):
+    tasks = image_tasks(tasks=5)
+    learner = MAML(shaken(conv4(5, channels=4)), inner_lr=0.1, steps=2, checkpoint=True)
+    sizes = groups_of(4, learner, tasks)
+    meta_gradient(learner, tasks)
+    assert sizes == [2, 2, 1]
+
+
+def test_the_losses_keep_the_order_of_the_tasks(groups_of):
     tasks, model = vector_tasks(tasks=7), shaken(mlp(2, 4, 1))
     learner = MAML(model, inner_lr=0.1, steps=2, loss=mse)
-    together = learner(tasks)
     with torch.no_grad():
-        torch.testing.assert_close(together.detach(), learner(tasks), rtol=1e-12, atol=0)
+        together = learner(tasks)
+    groups_of(2, learner, tasks)
+    torch.testing.assert_close(learner(tasks).detach(), together, rtol=1e-12, atol=0)
 
 
-def test_real_work_is_found_large_and_small_work_small(two_threads):
+@pytest.mark.parametrize("noise", [False, True])
+def test_unequal_weights_of_the_tasks_reach_every_group(noise, groups_of):
+    model = shaken(nn.Sequential(nn.Linear(2, 6), nn.Dropout(0.3 * noise), nn.Linear(6, 1)))
+    tasks, weights = vector_tasks(tasks=5), torch.arange(5.0).double()
+    learner = MAML(model, inner_lr=0.1, steps=2, loss=mse)
+    sizes = groups_of(2, learner, tasks)
+    parameters = list(model.parameters())
+    torch.manual_seed(1)
+    losses = learner(tasks)
+    assert sizes == [2, 2, 1]
+    weighted = torch.autograd.grad((weights * losses).sum(), parameters)
+    each = []
+    for n in range(5):  # the derivative of each loss by itself, with the same noise
+        torch.manual_seed(1)
+        losses = learner(tasks)
+        each.append(torch.autograd.grad(losses[n], parameters))
+    expected = [
+        sum(w * g for w, g in zip(weights, gs, strict=True)) for gs in zip(*each, strict=True)
+    ]
+    assert relative_error(weighted, expected) < 1e-10
+
+
+def test_real_work_is_found_large_and_small_work_small():
     images, sines = image_tasks(tasks=2), vector_tasks()
     conv = MAML(conv4(5).double(), inner_lr=0.1)
     small = MAML(mlp(2, 4, 1).double(), inner_lr=0.1, loss=mse)
@@ -84,28 +108,11 @@ def test_real_work_is_found_large_and_small_work_small(two_threads):
     assert not metanotes.meta_step.is_large(small, sines)
 
 
-@pytest.mark.parametrize("reason", ["dropout", "a hook", "a lock"])
-def test_what_may_not_be_divided_is_not(reason, side_by_side):
-    model = shaken(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)))
-    calls = []
-    if reason == "dropout":
-        model.insert(2, nn.Dropout(0.3))
-    elif reason == "a hook":
-        model.register_forward_hook(lambda *_: calls.append(threading.get_ident()))
-    else:
-        model.lock = threading.Lock()
-    learner = MAML(model, inner_lr=0.1, loss=mse)
-    for _ in range(3):
-        meta_gradient(learner, vector_tasks(tasks=5))
-    assert {size for size, _ in side_by_side} == {5}
-    assert set(calls) <= {threading.get_ident()}
-    assert reason != "a hook" or len(calls) >= 6
-
-
-def test_evaluation_side_by_side_is_that_of_one_thread(two_threads, monkeypatch):
+def test_evaluation_in_groups_is_that_of_all_tasks_at_once(monkeypatch):
     tasks = image_tasks(tasks=5)
     learner = MAML(shaken(conv4(5, channels=4)), inner_lr=0.1, steps=2)
-    scores = []
+    scores, group = [], 2 * learner.trial(tasks.support).flops
+    monkeypatch.setattr(metanotes.meta_step, "GROUP", group)
     for large in (1e12, -1):
         monkeypatch.setattr(metanotes.meta_step, "LARGE", large)
         for transductive in (False, True):
@@ -266,6 +273,14 @@ def test_tasks_that_lie_otherwise_in_memory_have_a_recording_of_their_own():
     assert sum(play is not None for play in learner.recordings.values()) == 2
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_small_work_is_done_in_one_thread(two_threads, monkeypatch):
     seen, work = [], metanotes.meta_step.losses_and_gradient
 
@@ -345,7 +360,7 @@ def test_a_learner_with_recordings_can_be_copied_and_saved():
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_unequal_weights_and_the_same_dropout_masks(large, two_threads, monkeypatch):
+def test_unequal_weights_and_the_same_dropout_masks(large, monkeypatch):
     monkeypatch.setattr(metanotes.meta_step, "LARGE", -1 if large else 1e12)
     model = shaken(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.4), nn.Linear(8, 1)))
     tasks, phi = vector_tasks(), list(model.parameters())
