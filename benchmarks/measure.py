@@ -1,7 +1,8 @@
 """How contenders are checked, timed and weighed, and the least that the work could take.
 
 Each contender first has to give the same result in float64. Then all take turns, in an order drawn
-anew every round, so that whatever else the machine does meets all alike; what is reported is the
+anew every round, so that whatever else the machine does meets all alike. In its turn a contender
+repeats short work, as in training, where one step follows the other. What is reported is the
 median, with the quartiles, of the times and of the ratios within a round.
 """
 
@@ -32,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 Step = Callable[[], Sequence[Tensor]]
 
 TOLERANCE = 1e-10  # of a result in float64, relative to the reference's
+TURN = 0.02  # seconds that a turn lasts at least
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,15 @@ class Machine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def seconds(self, step: Callable[[], object]) -> float:
-        """The time of one call."""
+    def seconds(self, step: Callable[[], object], turn: float = 0.0) -> float:
+        """The time of one call: the mean of calls, one after the other, for `turn` seconds."""
         self.synchronize()
-        start = time.perf_counter()
-        step()
+        start, calls, end = time.perf_counter(), 0, 0.0
+        while calls == 0 or end < start + turn:
+            step()
+            calls, end = calls + 1, time.perf_counter()
         self.synchronize()
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / calls
 
     def peak(self, step: Callable[[], object]) -> int | None:
         """Bytes held at most during a call, beyond those held before it.
@@ -278,7 +282,7 @@ def compare(
             break
         draw.shuffle(order)
         for name in order:
-            rows[name].seconds.append(machine.seconds(steps[name]))
+            rows[name].seconds.append(machine.seconds(steps[name], TURN))
     for name, step in steps.items():
         rows[name].peak = machine.peak(step)
     return list(rows.values())

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from metanotes.inner_loop_learner import InnerLoopLearner
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
+GROUP = 500_000_000  # and of the tasks that are worked on at once, about
 KEPT = 16  # recordings of a learner; of more shapes of tasks than that, the first are forgotten
-GROUP = 500_000_000  # and of the forward pass of the tasks that are worked on at once, about
 
 Gradient = list[Tensor | None]
 
