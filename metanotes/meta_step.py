@@ -377,21 +377,30 @@ def losses_and_gradient(
     learner: InnerLoopLearner, tasks: Task, weights: Tensor | None = None
 ) -> tuple[Tensor, Gradient]:
     """l^n of some tasks, `[T]`, and the gradient of their sum, weighted with `weights` `[T]`."""
+    groups = in_groups(learner, tasks)
+    shares: Sequence[Tensor | None] = [None] * len(groups)
+    if weights is not None:
+        shares = weights.split([len(group.support.x) for group in groups])
+    results = [_of_group(learner, *work) for work in zip(groups, shares, strict=True)]
+    if len(results) == 1:
+        return results[0]
+    losses, gradients = zip(*results, strict=True)
+    total: Gradient = [
+        None if parts[0] is None else sum(parts[1:], start=parts[0])
+        for parts in zip(*gradients, strict=True)
+    ]
+    return torch.cat(losses), total
+
+
+def _of_group(
+    learner: InnerLoopLearner, tasks: Task, weights: Tensor | None
+) -> tuple[Tensor, Gradient]:
     phi = [p for p in learner.parameters() if p.requires_grad]
-    losses: list[Tensor] = []
-    gradient: Gradient = [None] * len(phi)
-    for group in in_groups(learner, tasks):
-        done = sum(map(len, losses))
-        with torch.enable_grad():
-            losses.append(learner.query_losses(group))
-            each = losses[-1] if weights is None else losses[-1] * weights[done:][: len(losses[-1])]
-            parts = torch.autograd.grad(each.sum(), phi, allow_unused=True)
-        losses[-1] = losses[-1].detach()
-        gradient = [
-            part if total is None or part is None else total + part
-            for total, part in zip(gradient, parts, strict=True)
-        ]
-    return torch.cat(losses), gradient
+    with torch.enable_grad():
+        losses = learner.query_losses(tasks)
+        total = (losses if weights is None else weights * losses).sum()
+        gradient = torch.autograd.grad(total, phi, allow_unused=True)
+    return losses.detach(), list(gradient)
 
 
 def meta_step(learner: InnerLoopLearner, tasks: Task) -> Tensor:
