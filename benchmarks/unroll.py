@@ -9,17 +9,18 @@ The aim was 2.3 times the speed of an LSTM cell a tensor. On two cores of an AMD
 2.13; `python -m benchmarks --only LSTM --threads 1`, or 2, nothing else running) it is
 
     threads    LSTM cell a tensor    metanotes       ratio    memory (states: 102 MB)
-    1          465 ms                214 ms          2.16     149 MB
-    2          271 ms                135 ms          2.02     145 MB
+    1          437 ms                193 ms          2.25     145 MB
+    2          271 ms                135 ms          2.00     154 MB
 
-Of the 214 ms, by torch.profiler, roughly:
+Of the time with one thread, by torch.profiler,
 
-* 95 are products and the sigmoids of the gates: 12.9 GFLOP, a quarter of them to find the gates
+* 51 % are products and the sigmoids of the gates: 12.9 GFLOP, a quarter of them to find the gates
   anew, and 102 million sigmoids. At oneDNN's best, 234 GFLOP/s and 0.21 ns a sigmoid, they would
   take 55 + 21 ms; but matrices of 23 and 41 rows give it little to do for each number it moves.
-* 50 are some 20 passes over each layer's states, and the sigmoids of c; 10 put (x, h, 1) together.
-* 30 are Python and memory, asked for and given back.
-* The rest are the gradients of the optimizee (6 ms with two threads), views and copies.
+* 23 % are some 20 passes over each layer's states, and the sigmoids of c; 5 % put (x, h, 1)
+  together.
+* The rest is Python, memory that is asked for and given back, copies, and the gradients of the
+  optimizee.
 
 So the floor, 55 + 21 ms, is not in the way: it is a sixth of what the cells take. In the way is
 that everything is done operation by operation, and Python's part does not shrink with two threads.
