@@ -8,7 +8,14 @@ import torch
 from metanotes import Sgd
 from metanotes.data.functions import NetworkSampler
 from metanotes.results import learned_optimizer
-from metanotes.results.learned_optimizer import HAND_MADE, convnet, end_loss, perceptron, tuned
+from metanotes.results.learned_optimizer import (
+    HAND_MADE,
+    convnet,
+    end_loss,
+    perceptron,
+    rising,
+    tuned,
+)
 from metanotes.task import Batch
 
 
@@ -27,6 +34,14 @@ def test_the_best_rate_is_found(around):
 def test_a_best_rate_at_the_end_of_the_list_is_refused():
     with pytest.raises(ValueError, match=r"best rate of SGD is 0.003, at the end of"):
         tuned("SGD", lambda rule: rule.lr)
+
+
+def test_weights_that_rise_sum_to_the_steps():
+    assert torch.equal(rising(0), torch.ones(100))
+    weights = rising(2)
+    assert weights.argsort().tolist() == list(range(100))
+    assert weights.sum().item() == pytest.approx(100, rel=0.02)
+    assert weights[-1].item() == 3
 
 
 def test_the_end_loss_is_that_of_each_network_on_all_images():
