@@ -19,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 ENV    := $(VENV)/.installed
 VENDOR := book/_static/vendor/.done
 SITE   := _build/html/.built
-PAGES  := _config.yml _toc.yml $(shell find book metanotes results notebooks -type f \
+PAGES  := _config.yml _toc.yml $(shell find book metanotes runs results notebooks -type f \
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
 	-not -path 'book/_static/vendor/*' 2>/dev/null)
 

@@ -126,12 +126,12 @@ def _ratios(entries: Sequence[Entry], path: Path) -> Path:
         rows = [row for row in reversed(made["contenders"]) if "ratio" in row]
         low, middle, high = zip(*(row["ratio"] for row in rows), strict=True)
         names = [row["name"] + (" (wrong)" if row.get("wrong") else "") for row in rows]
-        colours = ["tab:blue" if row["name"].startswith("metanotes") else "0.7" for row in rows]
+        colors = ["tab:blue" if row["name"].startswith("metanotes") else "0.7" for row in rows]
         spread = [
             [m - n for m, n in zip(middle, low, strict=True)],
             [n - m for m, n in zip(middle, high, strict=True)],
         ]
-        axes.barh(names, middle, xerr=spread, color=colours, error_kw={"lw": 1})
+        axes.barh(names, middle, xerr=spread, color=colors, error_kw={"lw": 1})
         axes.axvline(1, color="black", lw=0.8)
         axes.set_title(made["workload"], fontsize=8)
         axes.tick_params(labelsize=7)

@@ -44,10 +44,10 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from benchmarks.measure import Step, Workload
-from metanotes import Batch, LearningToOptimise, LSTMRule
+from metanotes import Batch, LearningToOptimize, LSTMRule
 from metanotes.data import Functions
+from metanotes.methods.optimizers import log_and_sign
 from metanotes.nets import mlp
-from metanotes.optimisers import log_and_sign
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def metanotes(work: Unroll, fused: bool = True) -> Step:
     """Ours."""
     rule = work.rule
     theta = {n: p.detach()[None] for n, p in work.model.named_parameters()}
-    learner = LearningToOptimise(rule, work.steps)
+    learner = LearningToOptimize(rule, work.steps)
 
     def loss(theta: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(functional_call(work.model, theta, (x,)), y)

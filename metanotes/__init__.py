@@ -4,13 +4,17 @@ A learning algorithm F_phi takes a task's training data and returns a model. phi
 it we choose to learn, by descending the loss after learning. Start with `Learner`.
 """
 
-from metanotes.bilevel import (
+from metanotes.evaluation import Score, evaluate
+from metanotes.inner_loop_learner import InnerLoopLearner
+from metanotes.learner import Learner, cross_entropy, mse
+from metanotes.methods.bilevel import (
     Hypergradient,
     HyperRepresentation,
     InnerProblemError,
     hypergradient,
 )
-from metanotes.domains import (
+from metanotes.methods.comparison import Classifier, NearestNeighbor
+from metanotes.methods.domains import (
     DSN,
     DomainAdaptation,
     DomainAdversary,
@@ -19,26 +23,21 @@ from metanotes.domains import (
     mmd,
     scale_invariant_mse,
 )
-from metanotes.evaluation import Score, evaluate
-from metanotes.initialisation import (
+from metanotes.methods.initialization import (
     ANIL,
     MAML,
-    Classifier,
     LearnedRates,
     MetaSGD,
-    NearestNeighbour,
     Pretrained,
     Reptile,
 )
-from metanotes.inner_loop_learner import InnerLoopLearner
-from metanotes.learner import Learner, cross_entropy, mse
-from metanotes.optimisers import (
+from metanotes.methods.memory import RecurrentLearner
+from metanotes.methods.optimizers import (
     GatedRule,
     LearnedOptimizer,
-    LearningToOptimise,
+    LearningToOptimize,
     LSTMRule,
     MetaLearnerLSTM,
-    RecurrentLearner,
     StepSizeController,
     reinforce,
     train_controller,
@@ -47,12 +46,13 @@ from metanotes.optimisers import (
 )
 from metanotes.task import Batch, Task
 from metanotes.training import CheckpointError, History, NonFiniteLossError, meta_train
-from metanotes.update_rules import Adam, Momentum, RMSprop, Sgd, UpdateRule
+from metanotes.update_rules import SGD, Adam, Momentum, RMSprop, UpdateRule
 
 __all__ = [
     "ANIL",
     "DSN",
     "MAML",
+    "SGD",
     "Adam",
     "Batch",
     "CheckpointError",
@@ -69,18 +69,17 @@ __all__ = [
     "LearnedOptimizer",
     "LearnedRates",
     "Learner",
-    "LearningToOptimise",
+    "LearningToOptimize",
     "MetaLearnerLSTM",
     "MetaSGD",
     "Momentum",
-    "NearestNeighbour",
+    "NearestNeighbor",
     "NonFiniteLossError",
     "Pretrained",
     "RMSprop",
     "RecurrentLearner",
     "Reptile",
     "Score",
-    "Sgd",
     "StepSizeController",
     "Task",
     "UpdateRule",

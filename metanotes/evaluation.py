@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from metanotes.engine.step import in_groups
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner
-from metanotes.meta_step import in_groups
 from metanotes.task import Batch, Task, check_tasks, task_to
 from metanotes.training import progress_bar
 

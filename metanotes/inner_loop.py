@@ -7,7 +7,7 @@ cotangent v of theta_{t+1} is pulled back through one step at a time, from t = k
 
     v <- v + H(theta_t) d,    d = the cotangent of the gradient, pulled back through the rule.  (2)
 
-With `Sgd(alpha)`, d = -alpha v, and (2) is MAML's product (I - alpha H_0) ... (I - alpha H_{k-1}) g
+With `SGD(alpha)`, d = -alpha v, and (2) is MAML's product (I - alpha H_0) ... (I - alpha H_{k-1}) g
 (Finn et al. 2017, section 2.2). First order leaves H d out.
 
 Only the forward pass of the model is vmapped; every derivative is ordinary autograd on top of it.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 
-from metanotes.randomness import random_state, replayed
+from metanotes._ground.randomness import random_state, replayed
 from metanotes.task import Batch
 from metanotes.update_rules import State, Theta, UpdateRule
 

@@ -19,6 +19,9 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from metanotes._ground.randomness import cuda_devices
+from metanotes.engine.step import Recording, meta_step, replica
+from metanotes.engine.task_layers import TaskLayers
 from metanotes.inner_loop import (
     Descent,
     TaskLoss,
@@ -29,10 +32,7 @@ from metanotes.inner_loop import (
     unrolled,
     with_task_axis,
 )
-from metanotes.layers import TaskLayers
 from metanotes.learner import Learner, Loss, check_targets, cross_entropy
-from metanotes.meta_step import Recording, meta_step, replica
-from metanotes.randomness import cuda_devices
 from metanotes.task import Batch, Task, check_tasks
 from metanotes.update_rules import Theta, UpdateRule
 

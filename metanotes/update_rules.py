@@ -46,13 +46,13 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
-class Sgd(UpdateRule):
+class SGD(UpdateRule):
     """Gradient descent: u_t = -lr g_t.
 
     Args:
         lr: the step size alpha, above 0.
 
-    >>> rule = Sgd(lr=0.5)
+    >>> rule = SGD(lr=0.5)
     >>> theta = {"w": torch.tensor([[1.0, 2.0]])}
     >>> updates, state = rule({"w": torch.tensor([[4.0, 8.0]])}, rule.init(theta))
     >>> updates["w"]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanotes import MAML, Adam, Batch, Sgd, UpdateRule, cross_entropy, mse
+from metanotes import MAML, SGD, Adam, Batch, UpdateRule, cross_entropy, mse
 from metanotes.inner_loop import Descent, descend, unrolled
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.nets import conv4, conv_encoder, mlp
@@ -112,7 +112,7 @@ class LearnedMomentum(UpdateRule):
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("rule", [LearnedMomentum, lambda: Adam(lr=0.05), lambda: Sgd(0.1)])
+@pytest.mark.parametrize("rule", [LearnedMomentum, lambda: Adam(lr=0.05), lambda: SGD(0.1)])
 def test_the_adjoint_goes_through_the_state_and_the_parameters_of_a_rule(rule, first_order):
     tasks, model, rule = vector_tasks(), shaken(mlp(2, 4, 1)), rule()
     gradients = [

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from metanotes import Adam, Momentum, RMSprop, Sgd
+from metanotes import SGD, Adam, Momentum, RMSprop
 
 
 @pytest.mark.parametrize(
     ("rule", "reference"),
     [
-        (Sgd(0.03), lambda p: torch.optim.SGD(p, lr=0.03)),
+        (SGD(0.03), lambda p: torch.optim.SGD(p, lr=0.03)),
         (Momentum(0.003), lambda p: torch.optim.SGD(p, lr=0.003, momentum=0.9)),
         (
             Momentum(0.004, 0.8, nesterov=True),
@@ -53,7 +53,7 @@ def test_a_rule_has_a_derivative_where_the_gradient_is_zero(rule):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sgd(0), "lr=0 must be a finite number above 0"),
+        (lambda: SGD(0), "lr=0 must be a finite number above 0"),
         (lambda: Adam(float("inf")), "lr=inf"),
         (lambda: Momentum(0.1, momentum=1.0), r"momentum=1.0 must be in \[0, 1\)"),
         (lambda: RMSprop(0.1, decay=-0.1), r"decay=-0.1 must be in \[0, 1\)"),

@@ -182,7 +182,7 @@ def blend(digits: Images, photographs: Sequence[Tensor] | Tensor, *, seed: int =
     >>> blend(Images(x, torch.tensor([0]), ("stroke",)), grey).x.tolist()
     [[[[100, 155]], [[100, 155]], [[100, 155]]]]
     """
-    _check_grey("digits", digits)
+    _check_gray("digits", digits)
     n, _, height, width = digits.x.shape
     for k, photograph in enumerate(photographs):
         if photograph.dtype != torch.uint8 or photograph.dim() != 3 or len(photograph) != 3:
@@ -235,7 +235,7 @@ def clouded(images: Images, ink: float = 0.35, *, seed: int = 0) -> Images:
     >>> clouded(printed_digits(20, ground=False))
     Images(20 images [1, 16, 16] of 10 classes)
     """
-    _check_grey("images", images)
+    _check_gray("images", images)
     if not 0 < ink <= 1:
         raise ValueError(f"ink={ink} must be above 0 and at most 1")
     with torch.device("cpu"):  # whatever the reader's default device
@@ -252,7 +252,7 @@ def clouded(images: Images, ink: float = 0.35, *, seed: int = 0) -> Images:
     return Images((255 * x).round().to(torch.uint8).to(images.x.device), images.y, images.names)
 
 
-def _check_grey(name: str, images: Images) -> None:
+def _check_gray(name: str, images: Images) -> None:
     """Refuse what is not grey bytes.
 
     Raises:

@@ -1,0 +1,1 @@
+"""The small tools that everything else uses: checks, files, random numbers, checkpoints."""

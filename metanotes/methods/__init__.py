@@ -1,0 +1,1 @@
+"""What phi is: a room for each answer, and a page of code for each method."""

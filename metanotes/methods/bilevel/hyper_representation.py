@@ -1,0 +1,64 @@
+"""A hyper-representation: phi is what the inner problem holds fixed (Franceschi et al. 2018).
+
+    inner:  theta_0 = 0,  theta_{t+1} = theta_t - alpha grad l(theta_t; body(x_train), y_train)
+    outer:  L(phi) = sum_n l^n(theta_k^n; body(x_test), y_test),    phi = body
+
+The inner variable theta is a linear head, made anew for every task; the outer one is the
+representation that it stands on. Nothing of phi belongs to a class, so that a body which was
+trained on 20 classes at a time serves tasks of 5 as well.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from metanotes.learner import Loss, cross_entropy
+from metanotes.methods.initialization.anil import ANIL
+from metanotes.update_rules import Theta
+
+
+class HyperRepresentation(ANIL):
+    """Learn a representation on which k steps of gradient descent from a zero head do best.
+
+    Args:
+        model: an `nn.Sequential`: the last module is the head, which starts each task at zero, and
+            those before it are the body, phi. To test with other ways, give the same body another
+            head: `nn.Sequential(*model[:-1], nn.Linear(features, ways))`.
+        inner_lr: the inner step size alpha, above 0.
+        steps: inner steps k in training; `adapt` and `evaluate` may take more.
+        loss: of one task, inside and outside; `metanotes.mse` for regression.
+        compile: see `InnerLoopLearner`.
+
+    Raises:
+        ValueError: as of `ANIL`.
+
+    Source: Franceschi, Frasconi, Salzo, Grazzi and Pontil, "Bilevel Programming for Hyperparameter
+    Optimization and Meta-Learning", ICML 2018, section 4.
+
+    >>> from metanotes import HyperRepresentation
+    >>> from metanotes.data import episodes, glyphs
+    >>> from metanotes.nets import conv4
+    >>> learner = HyperRepresentation(conv4(ways=20), inner_lr=0.1, steps=5)
+    >>> tasks = episodes(glyphs("background"), ways=5, shots=1, queries=5)(4)
+    >>> five = HyperRepresentation(
+    ...     nn.Sequential(*learner.model[:-1], nn.Linear(256, 5)), inner_lr=0.1, steps=5
+    ... )
+    >>> {name: tuple(t.shape) for name, t in five.adapt(tasks.support).items()}
+    {'weight': (4, 5, 256), 'bias': (4, 5)}
+    """
+
+    def __init__(
+        self,
+        model: nn.Sequential,
+        inner_lr: float,
+        steps: int = 1,
+        loss: Loss = cross_entropy,
+        compile: bool = False,
+    ) -> None:
+        super().__init__(model, inner_lr, steps, loss=loss, compile=compile)
+        for p in self.head.parameters():
+            nn.init.zeros_(p).requires_grad_(False)
+
+    def phi(self) -> Theta:
+        """Where the head starts: at zero, which is not learned."""
+        return {n: p.detach().requires_grad_() for n, p in self.head.named_parameters()}

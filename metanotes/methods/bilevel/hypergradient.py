@@ -1,0 +1,170 @@
+"""The gradient of a loss after learning, in what learning held fixed.
+
+    f(lambda) = E(w_T, lambda),    w_0 = Phi_0(lambda),    w_t = Phi_t(w_{t-1}, lambda)          (1)
+
+Phi_t is a step of gradient descent on the inner loss L, with momentum:
+
+    v_{t+1} = mu v_t + grad_w L(w_t, lambda),    w_{t+1} = w_t - eta v_{t+1}                     (2)
+
+With A_t = dPhi_t/dw and B_t = dPhi_t/dlambda, the chain rule is worked through from either end:
+
+    reverse:   a_T = grad_w E,  p = grad_lambda E;   p += a_t B_t,  a_{t-1} = a_t A_t,  t = T .. 1
+    forward:   Z_0 = dPhi_0/dlambda,  Z_t = A_t Z_{t-1} + B_t;   p = grad_lambda E + grad_w E Z_T
+
+and at a minimiser of L the path does not matter:
+
+    implicit:  p = grad_lambda E - grad_w E H^-1 d2L/dw dlambda,    H = d2L/dw2
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.utils._pytree import tree_unflatten
+
+from metanotes.methods.bilevel.implicit import implicit
+from metanotes.methods.bilevel.problem import (
+    Hypergradient,
+    InnerProblemError,
+    Loss,
+    Problem,
+    Rate,
+    Tree,
+    asked,
+    leaves,
+)
+from metanotes.methods.bilevel.unrolled import Rules, descend, forward, reverse
+
+METHODS = ("reverse", "forward", "truncated", "cg", "neumann")
+
+
+def hypergradient(
+    outer: Loss,
+    inner: Loss,
+    w0: Tree | Callable[[Tree], Tree],
+    hyper: Tree,
+    *,
+    method: str = "reverse",
+    steps: int = 100,
+    lr: Rate = 0.1,
+    momentum: Rate = 0.0,
+    last: int = 10,
+    iterations: int = 100,
+    tolerance: float | None = None,
+    damping: float = 0.0,
+    checkpoint: bool = False,
+) -> Hypergradient:
+    """The gradient in `hyper` of the outer loss after `steps` steps of descent on the inner loss.
+
+    A tree is a tensor, or nested dictionaries, lists and tuples of tensors, of real floating-point
+    numbers and any shapes: one penalty, a weight for every example `[N]`, all the parameters of a
+    network. Nothing that is given is changed.
+
+    Args:
+        outer: E(w, hyper), a scalar: the validation loss, or the mean over tasks of their query
+            losses.
+        inner: L(w, hyper), a scalar: the training loss, or the sum over tasks of their support
+            losses. The same arguments must give the same value: no dropout, nothing drawn inside.
+        w0: w_0, a tree; or Phi_0, a function that makes it of `hyper` (`lambda phi: phi` is MAML).
+        hyper: lambda, a tree.
+        method: one of
+
+            - "reverse": back along the T steps, for any number of hyperparameters at once. Memory
+              O(T), T times what one gradient of L saves.
+            - "truncated": back along the `last` steps alone (Shaban et al. 2019). Memory O(last).
+              What the start and earlier steps did to the outer loss is left out.
+            - "forward": along with the steps. Memory O(P Q), for P inner variables and Q
+              hyperparameters, whatever T is; time O(Q). `inner` must be a function that
+              `torch.func` can transform.
+            - "cg": implicit, by conjugate gradients (Pedregosa 2016). Memory and time do not depend
+              on T. Right where w_T minimises L.
+            - "neumann": implicit, H^-1 a = eta sum_j (I - eta H)^j a, with the last lr for eta and
+              `iterations` terms (Lorraine et al. 2020). With few terms it is what "truncated" gives
+              at the minimiser.
+        steps: T, at least 0. With 0 an implicit method takes `w0` for the minimiser.
+        lr: eta, above 0: a number, or a function of `hyper` that gives a tensor, if it is learned
+            (`lambda hyper: hyper["log_lr"].exp()`). One, or one for each step, `[T]`.
+        momentum: mu, in [0, 1), in the same forms. Heavy ball, as in `torch.optim.SGD`.
+        last: of "truncated": so many steps at the end are differentiated, at least 1.
+        iterations: of "cg": at most so many; of "neumann": the number of terms.
+        tolerance: of "cg" and "neumann": the residual that must be reached. None stands for 1e-10
+            in "cg" (1e-4 in less than double precision) and for no demand in "neumann".
+        damping: of "cg" and "neumann": H + damping I instead of H; at least 0.
+        checkpoint: of "reverse" and "truncated": hold every sqrt(T)-th w, and the steps between two
+            of them when it is their turn. Memory O(sqrt(T)), for half as much time again.
+
+    Returns:
+        `Hypergradient(gradient, w, outer, inner, residual)`, without a graph. A hyperparameter on
+        which neither loss depends has the gradient 0. To an implicit method so have the start, lr
+        and momentum, on which no minimiser depends.
+
+    Raises:
+        InnerProblemError: the inner problem diverges; or H is singular or not positive definite in
+            an implicit method, or its tolerance is not reached.
+        TypeError: a tree holds something else, or a loss is no scalar.
+        ValueError: an argument is out of its range, or `inner` does not depend on w.
+
+    Sources: Franceschi, Donini, Frasconi and Pontil, "Forward and Reverse Gradient-Based
+    Hyperparameter Optimization", ICML 2017, algorithms 1 and 2; Franceschi et al., "Bilevel
+    Programming for Hyperparameter Optimization and Meta-Learning", ICML 2018.
+
+    Here the inner minimiser is 3 / (1 + hyper):
+
+    >>> def inner(w, hyper): return 0.5 * (w - 3) ** 2 + 0.5 * hyper * w**2
+    >>> def outer(w, hyper): return (w - 2) ** 2
+    >>> made = hypergradient(outer, inner, torch.tensor(0.0), torch.tensor(1.0))
+    >>> made.w, made.gradient  # 2 (w - 2) dw/dhyper = 2 (-0.5) (-3/4)
+    (tensor(1.5000), tensor(0.7500))
+    """
+    _check(method, steps, last, iterations, tolerance, damping)
+    given, spec = leaves("hyper", hyper)
+    hypers = asked(given)
+    problem = Problem(outer, inner, w0, spec, steps, lr, momentum)
+    with torch.enable_grad():
+        if method == "forward":
+            found = forward(problem, hypers)
+        else:
+            start = problem.start(hypers)
+            kept = {"reverse": steps, "truncated": min(last, steps)}.get(method, 0)
+            rules = Rules.of(problem, start)
+            path = descend(problem, start, rules, hypers, kept, checkpoint)
+            if method in ("reverse", "truncated"):
+                found = reverse(problem, start, rules, path, hypers, whole=kept == steps)
+            else:
+                found = implicit(
+                    problem, start, path, hypers, method, iterations, tolerance, damping
+                )
+    if not all(t.isfinite().all() for t in found.gradient):
+        raise InnerProblemError(
+            "the hypergradient is not finite: the outer loss is not, or it grows out of range on "
+            "its way through the steps; a smaller lr or fewer steps may help"
+        )
+    return found._replace(
+        gradient=tree_unflatten(found.gradient, spec),
+        w=tree_unflatten(found.w, problem.w_spec),
+    )
+
+
+def _check(
+    method: str,
+    steps: int,
+    last: int,
+    iterations: int,
+    tolerance: float | None,
+    damping: float,
+) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}")
+    for name, value, least in (
+        ("steps", steps, 0),
+        ("last", last, 1),
+        ("iterations", iterations, 1),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"tolerance={tolerance} must be above 0")
+    if not (damping >= 0 and math.isfinite(damping)):
+        raise ValueError(f"damping={damping} must be a finite number, at least 0")

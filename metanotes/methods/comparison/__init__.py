@@ -1,0 +1,6 @@
+"""phi is how to compare."""
+
+from metanotes.methods.comparison.classifier import Classifier
+from metanotes.methods.comparison.nearest_neighbor import NearestNeighbor
+
+__all__ = ["Classifier", "NearestNeighbor"]

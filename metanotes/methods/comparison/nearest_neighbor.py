@@ -1,0 +1,65 @@
+"""The nearest neighbour: the label of the support example whose features are nearest.
+
+    y^(x) = y_j,    j = argmax_i cos(body(x), body(x_i)),    i in the support set
+
+With the features of a `Classifier` of all training classes it is a baseline of Ravi and Larochelle
+(2017); with pixels for features, the least that a learner must beat.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metanotes.inner_loop import over_tasks
+from metanotes.learner import Learner, check_targets, cross_entropy
+from metanotes.task import Batch
+
+
+class Neighbors(NamedTuple):
+    """What `NearestNeighbor` keeps of the support set: features `[T, N, F]`, labels `[T, N]`."""
+
+    z: Tensor
+    y: Tensor
+
+
+class NearestNeighbor(Learner):
+    """Answers with the label of the support example whose features are nearest.
+
+    Args:
+        body: from `[N, ...]` to features `[N, ...]`; `nn.Flatten()` compares pixels. If it is one
+            that `torch.func.vmap` cannot batch, set the learner's `batchable` to False.
+        ways: classes of a task.
+
+    Raises:
+        ValueError: labels outside the ways.
+
+    >>> from metanotes import NearestNeighbor, evaluate
+    >>> from metanotes.data import episodes, glyphs
+    >>> tasks = episodes(glyphs("evaluation"), ways=5, shots=1, queries=5, seed=0)
+    >>> evaluate(NearestNeighbor(nn.Flatten(), ways=5), tasks, tasks=50).mean > 0.4
+    True
+    """
+
+    def __init__(self, body: nn.Module, ways: int) -> None:
+        super().__init__()
+        self.body, self.ways = body, ways
+
+    def features(self, x: Tensor) -> Tensor:
+        """`[T, N, ...]` to features of length 1, `[T, N, F]`."""
+        z = over_tasks(lambda _, x: self.body(x), not self.batchable)({}, x)
+        return F.normalize(z.flatten(2), dim=2)
+
+    def adapt(self, support: Batch) -> Neighbors:
+        """The support set as it is, in features."""
+        check_targets(cross_entropy, torch.Size([self.ways]), support.y)
+        return Neighbors(self.features(support.x), support.y)
+
+    def predict(self, adapted: Neighbors, x: Tensor) -> Tensor:
+        """The greatest cosine to an example of each class, `[T, M, ways]`."""
+        cosines = self.features(x) @ adapted.z.mT  # [T, M, N]
+        is_class = adapted.y[:, None, :] == torch.arange(self.ways, device=x.device)[:, None]
+        return cosines[:, :, None, :].masked_fill(~is_class[:, None], -torch.inf).amax(3)

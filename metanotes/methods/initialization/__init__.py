@@ -1,0 +1,15 @@
+"""phi is where to start."""
+
+from metanotes.methods.initialization.anil import ANIL
+from metanotes.methods.initialization.maml import MAML, Pretrained
+from metanotes.methods.initialization.meta_sgd import LearnedRates, MetaSGD
+from metanotes.methods.initialization.reptile import Reptile
+
+__all__ = [
+    "ANIL",
+    "MAML",
+    "LearnedRates",
+    "MetaSGD",
+    "Pretrained",
+    "Reptile",
+]

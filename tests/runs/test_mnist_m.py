@@ -1,0 +1,93 @@
+"""The record of MNIST to MNIST-M, in small: what it holds, and that it goes on where it was."""
+
+import json
+
+import pytest
+import torch
+
+from metanotes.data import Images
+from runs import mnist_m, record
+
+SHORT = ["source only", "DANN", "DSN + MMD", "target only"]
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Noise for images, and runs of six iterations in three legs."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("METANOTES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(mnist_m, "ITERATIONS", 6)
+    monkeypatch.setattr(mnist_m, "LEGS", 3)
+    monkeypatch.setattr(mnist_m, "digits", lambda name: noise(40, 1))
+    monkeypatch.setattr(mnist_m, "mnist_m", lambda split: noise(50 if split == "train" else 30, 3))
+    return tmp_path / "results" / "mnist_m.json"
+
+
+def noise(n, channels):
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randint(256, (n, channels, 28, 28), generator=generator, dtype=torch.uint8)
+    return Images(x, torch.arange(n) % 10, tuple("0123456789"))
+
+
+def rows(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {(row["name"], row["seed"]): row["value"] for row in content["rows"]}
+
+
+def test_every_run_has_a_score_and_a_curve(small):
+    mnist_m.on_mnist_m([0, 1], SHORT)
+    content = json.loads(small.read_text(encoding="utf-8"))
+    assert set(rows(small)) == {(name, seed) for name in SHORT for seed in (0, 1)}
+    assert content["seeds"] == [0, 1]
+    for run in content["runs"]:
+        assert run["curve"]["iteration"] == [2, 4, 6]
+        assert run["curve"]["value"][-1] == rows(small)[run["what"], run["seed"]]
+
+
+def test_an_interrupted_record_goes_on_to_the_same_scores(small, monkeypatch):
+    mnist_m.on_mnist_m([0], SHORT)
+    whole = small.read_text(encoding="utf-8")
+    small.unlink()
+    monkeypatch.setenv("METANOTES_CACHE", str(small.parent / "other"))
+    correct, calls = mnist_m.correct, iter(range(100))
+
+    def interrupted(*arguments):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return correct(*arguments)
+
+    monkeypatch.setattr(mnist_m, "correct", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mnist_m.on_mnist_m([0], SHORT)
+    assert len(rows(small)) == 1
+    monkeypatch.setattr(mnist_m, "correct", correct)
+    mnist_m.on_mnist_m([0], SHORT)
+    old, new = json.loads(whole), json.loads(small.read_text(encoding="utf-8"))
+    assert new["rows"] == old["rows"]
+    assert [run["curve"] for run in new["runs"]] == [run["curve"] for run in old["runs"]]
+
+
+def test_no_label_of_the_target_but_for_target_only_decides_anything(small, monkeypatch):
+    made, make, original = [], mnist_m.make, mnist_m.mnist_m
+    monkeypatch.setattr(mnist_m, "make", lambda *a: made.append(make(*a)) or made[-1])
+    mnist_m.on_mnist_m([0], SHORT)
+
+    def other_labels(split):
+        images = original(split)
+        return Images(images.x, images.y.flip(0), images.names)
+
+    small.unlink()
+    monkeypatch.setenv("METANOTES_CACHE", str(small.parent / "other"))
+    monkeypatch.setattr(mnist_m, "mnist_m", other_labels)
+    mnist_m.on_mnist_m([0], SHORT)
+    for name, first, again in zip(SHORT, made[: len(SHORT)], made[len(SHORT) :], strict=True):
+        pairs = zip(first.parameters(), again.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs) == (name != "target only")
+
+
+def test_all_methods_are_made_of_the_same_shared_nets():
+    made = [mnist_m.make(method, 3) for method in mnist_m.METHODS]
+    for learner in made[1:]:
+        for name in ("encoder", "classifier"):
+            first, other = (getattr(m, name).state_dict() for m in (made[0], learner))
+            assert all(torch.equal(first[key], other[key]) for key in first)

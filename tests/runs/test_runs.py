@@ -1,0 +1,114 @@
+"""The command that records few-shot learners, on small data of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import results_page
+import torch
+from torch import nn
+
+from metanotes.data import Images
+from runs import few_shot
+from runs.__main__ import main
+
+NAME = "few_shot_omniglot"
+
+
+def _images(classes: int, seed: int) -> Images:
+    """Classes that differ in their mean image."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.rand(classes, 1, 1, 8, 8, generator=generator)
+    x = means + 0.1 * torch.rand(classes, 20, 1, 8, 8, generator=generator)
+    names = tuple(f"c{i}" for i in range(classes))
+    return Images(x.flatten(0, 1), torch.arange(classes).repeat_interleave(20), names)
+
+
+def _net(ways: int, seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, ways))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METANOTES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.chdir(tmp_path)
+    small = replace(
+        few_shot.DATA[NAME],
+        load=lambda: (_images(30, 0), _images(8, 1), _images(8, 2)),
+        net=_net,
+        features=16,
+        many=10,
+        settings={"5-way 1-shot": (5, 1), "3-way 2-shot": (3, 2)},
+        scale=0.002,
+    )
+    monkeypatch.setitem(few_shot.DATA, NAME, small)
+    monkeypatch.setattr(few_shot, "TEST_TASKS", 50)
+    return tmp_path
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results" / f"{NAME}.json").read_text())
+
+
+@pytest.mark.parametrize("learner", [name for name in few_shot.LEARNERS if "conv" not in name])
+def test_every_learner_is_recorded_with_its_protocol(folder: Path, learner: str) -> None:
+    main([NAME, "--learners", f"^{learner}$", "--seeds", "3"])
+    rows = _record(folder)["rows"]
+    assert {(row["setting"], row["transductive"]) for row in rows} == {
+        (setting, how) for setting in ("5-way 1-shot", "3-way 2-shot") for how in (True, False)
+    }
+    assert all(row["tasks"] == 50 and row["seed"] == 3 for row in rows)
+    # Means that differ are told apart by any learner that learns: chance is a fifth, or a third.
+    chance = {"5-way 1-shot": 0.2, "3-way 2-shot": 1 / 3}
+    if learner != "joint pre-training":
+        assert all(row["value"] > chance[row["setting"]] + 0.2 for row in rows)
+
+
+def test_what_is_done_is_left_alone_and_the_rest_is_added(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [NAME, "--learners", "MAML$|pixels", "--settings", "5-way"]
+    main([*line, "--seeds", "0"])
+    before = _record(folder)
+    capsys.readouterr()
+    main([*line, "--seeds", "0", "1"])
+    after = _record(folder)
+    assert after["rows"][: len(before["rows"])] == before["rows"]
+    assert after["seeds"] == [0, 1]
+    assert "seed 0" not in capsys.readouterr().out
+    # Lost rows are made again from the checkpoint, to the same figures, without a second run.
+    lost = [row for row in after["rows"] if row["name"] == "MAML" and row["seed"] == 0]
+    after["rows"] = [row for row in after["rows"] if row not in lost]
+    (folder / "results" / f"{NAME}.json").write_text(json.dumps(after))
+    main([*line, "--seeds", "0", "1"])
+    again = _record(folder)
+    assert len(again["runs"]) == len(after["runs"])
+    assert len(lost) == 2
+    assert all(row in again["rows"] for row in lost)
+
+
+def test_a_body_without_a_head_is_trained_once_for_all_settings(folder: Path) -> None:
+    main([NAME, "--learners", "hyper|features|fine-tuning", "--seeds", "0"])
+    runs = _record(folder)["runs"]
+    assert sorted(run["what"] for run in runs) == ["classifier", "hyper-representation"]
+
+
+def test_the_page_has_a_column_a_setting_and_the_figures_of_every_seed(folder: Path) -> None:
+    main([NAME, "--learners", "pixels|MAML$", "--seeds", "0", "1"])
+    record = _record(folder)
+    text = results_page.record(folder / "results" / f"{NAME}.json", folder / "pictures")
+    assert "| learner | 5-way 1-shot | 3-way 2-shot |" in text
+    values = [
+        f"{100 * row['value']:.1f}"
+        for row in record["rows"]
+        if row["name"] == "MAML" and row["setting"] == "5-way 1-shot" and row["transductive"]
+    ]
+    assert len(values) == 2
+    assert ", ".join(values) in text
+    assert (folder / "pictures" / f"{NAME}.svg").exists()
