@@ -1,4 +1,4 @@
-"""Random numbers that are drawn a second time, for work that is done a second time."""
+"""Random numbers that leave no trace: drawn from a seed, or drawn a second time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ import torch
 from torch import Tensor
 
 RandomState = tuple[Tensor, ...]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from this seed on the CPU, as initial weights do; then go on as if nothing was drawn.
+
+    >>> with seeded(0):
+    ...     first = torch.rand(3)
+    >>> with seeded(0):
+    ...     torch.equal(first, torch.rand(3))
+    True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
 
 
 def cuda_devices(device: torch.device) -> list[torch.device]:

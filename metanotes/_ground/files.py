@@ -1,0 +1,67 @@
+"""Files that are whole or not there: one way to write, used by all that is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Write a file under a temporary name beside its own; at the end it takes its place.
+
+    What stood there before is there until then, whatever happens: an error, a full disk, a lost
+    current. The folder is made if it is missing; a symbolic link stays one, and what it points to
+    is replaced; permissions are those of any new file (the umask's), or those the old file had.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: the folder or the file cannot be written to.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "new" / "words.txt"
+    ...     with replacing(path) as file:
+    ...         _ = file.write(b"whole")
+    ...     path.read_text(), len(list(path.parent.iterdir()))
+    ('whole', 1)
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    try:
+        with open(temporary, "xb") as file:
+            if target.exists():
+                os.chmod(temporary, target.stat().st_mode & 0o777)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, UTF-8, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new name in a folder last, where the system can be asked to."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
