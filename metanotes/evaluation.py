@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
-from metanotes.engine.step import in_groups
-from metanotes.inner_loop_learner import InnerLoopLearner
-from metanotes.learner import Learner
-from metanotes.task import Batch, Task, check_tasks, task_to
+from metanotes._ground.checks import count
+from metanotes.engine import Plan, plan_for
+from metanotes.learner import Learner, cross_entropy, mse
+from metanotes.task import Batch, Inputs, Task, check_tasks, map_tensors, task_count, task_to
 from metanotes.training import progress_bar
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
-BLOCK = (
-    25  # tasks drawn and worked on at once: always as many, since a sampler's tasks depend on it
-)
+# Tasks that are drawn at once: always as many, since a sampler's tasks depend on it.
+BLOCK = 25
+MINIBATCH = 500  # examples that a plain classifier is given at once
+WORK = 500_000_000  # floating-point operations of the queries that are predicted at once, about
 
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a learner on test tasks.
+    """The score of a learner on test tasks, or of a classifier on test examples.
 
     Args:
         values: the score of every task, `[tasks]`: a fraction for accuracy.
         metric: "accuracy", or the name of the loss.
         transductive: whether a query was predicted in one batch with the other queries.
+        of: what `values` are of: "tasks" or "examples".
 
     >>> score = Score(torch.tensor([0.8, 1.0, 0.9, 0.9]), "accuracy", transductive=False)
     >>> print(score)
@@ -40,6 +45,7 @@ class Score:
     values: Tensor
     metric: str
     transductive: bool
+    of: str = "tasks"
 
     @property
     def mean(self) -> float:
@@ -57,7 +63,7 @@ class Score:
             value = f"{100 * self.mean:.1f} ± {100 * self.ci95:.1f} %"
         else:
             value = f"{self.mean:.3g} ± {self.ci95:.2g} {self.metric}"
-        return f"{value} ({len(self.values)} tasks, {how})"
+        return f"{value} ({len(self.values)} {self.of}, {how})"
 
 
 def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
@@ -66,8 +72,8 @@ def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def evaluate(
-    learner: Learner,
-    sample_tasks: Callable[[int], Task],
+    learner: nn.Module,
+    sample_tasks: Any,
     tasks: int = 600,
     *,
     steps: int | None = None,
@@ -80,16 +86,22 @@ def evaluate(
     A model with batch normalisation lets a query see the batch it comes in. With
     `transductive=True` that batch is all queries of the task, as in MAML's published figures; by
     default each query is predicted on its own, beside the support set (as in Reptile's figures
-    without transduction), so that nothing leaks from one query to another.
+    without transduction), so that nothing leaks from one query to another. A model that does not
+    mix examples is found out, and predicts all queries at once, which is then the same.
 
     A sampler of `metanotes.data` is started again at its seed, so that the same sampler always
     gives the same tasks, and scores can be compared task by task: with more `tasks`, the first ones
     stay what they were.
 
+    A plain classifier is judged on labelled examples instead of tasks: `evaluate(model, images)`.
+
     Args:
-        learner: what to judge. It is judged in evaluation mode, and left as it was.
-        sample_tasks: from a number of tasks to a `Task`.
-        tasks: how many test tasks, at least 2.
+        learner: what to judge. It is judged in evaluation mode, and left as it was. With labelled
+            examples, any module from `[n, ...]` to `[n, classes]`, or a learner that learns nothing
+            from a support set.
+        sample_tasks: from a number of tasks to a `Task`; or labelled examples, `.x` `[n, ...]`
+            (uint8 counts as 0..1) and `.y` `[n]`, such as `metanotes.data.digits(...)`.
+        tasks: how many test tasks, at least 2; of labelled examples, all are taken.
         steps: inner steps, for learners that descend; default: as in training.
         transductive: see above.
         metric: from outputs `[M, ...]` and targets of one task to a scalar; default: accuracy
@@ -101,7 +113,8 @@ def evaluate(
         "97.1 ± 0.3 % (600 tasks, not transductive)".
 
     Raises:
-        ValueError: fewer than 2 tasks, or `steps` for a learner that does not descend.
+        ValueError: fewer than 2 tasks, labels that are no classes of the outputs, outputs and
+            targets that cannot be compared, or examples that a classifier mixes.
 
     >>> from metanotes import MAML, evaluate, mse
     >>> from metanotes.data import sinusoid
@@ -111,54 +124,237 @@ def evaluate(
     >>> score.values.shape
     torch.Size([100])
     """
-    if tasks < 2:
+    if count("tasks", tasks) < 2:
         raise ValueError(f"tasks={tasks} is too few for an interval: at least 2")
-    if steps is not None and not isinstance(learner, InnerLoopLearner):
-        raise ValueError(f"steps={steps} is for learners that descend; this is {type(learner)}")
-    if hasattr(sample_tasks, "restarted"):
-        sample_tasks = sample_tasks.restarted()
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    training = learner.training
+    if steps is not None:
+        count("steps", steps, least=0)
+    training = {module: module.training for module in learner.modules()}
     learner.eval()
-    values: list[Tensor] = []
     try:
-        with torch.no_grad(), progress_bar(tasks, "evaluating", progress) as bar:
-            while (done := sum(map(len, values))) < tasks:
-                drawn = task_to(_first(sample_tasks(BLOCK), tasks - done), device)
-                check_tasks(drawn)
-                groups = [drawn]
-                if isinstance(learner, InnerLoopLearner):
-                    groups = in_groups(learner, drawn)
-                outputs = torch.cat([_predict(learner, g, steps, transductive) for g in groups])
-                y = drawn.query.y
-                if metric is None:
-                    metric = learner.loss if y.is_floating_point() else accuracy
-                values.append(vmap(metric)(outputs, y).cpu())
-                bar.update(len(y))
+        with torch.no_grad():
+            if callable(sample_tasks):
+                return _on_tasks(
+                    learner, sample_tasks, tasks, steps, transductive, metric, progress
+                )
+            return _on_examples(learner, sample_tasks, transductive, metric, progress)
     finally:
-        learner.train(training)
-    name = getattr(metric, "__name__", type(metric).__name__).removesuffix("_loss")
-    return Score(torch.cat(values).double(), name, transductive)
+        for module, mode in training.items():
+            module.training = mode
 
 
-def _first(tasks: Task, n: int) -> Task:
-    """The first n of some tasks."""
-    return Task(*(Batch(*(tensor[:n] for tensor in batch)) for batch in tasks))
+# ------------------------------------------------------------------------------------ on tasks
 
 
-def _predict(learner: Learner, tasks: Task, steps: int | None, transductive: bool) -> Tensor:
+def _on_tasks(
+    learner: nn.Module,
+    sample_tasks: Callable[[int], Task],
+    tasks: int,
+    steps: int | None,
+    transductive: bool,
+    metric: Metric | None,
+    progress: bool,
+) -> Score:
+    if not isinstance(learner, Learner):
+        raise ValueError(
+            f"{type(learner).__name__} learns nothing from a task: tasks need a learner with "
+            "adapt and predict. A plain classifier is judged on labelled examples: "
+            "evaluate(model, images)"
+        )
+    sample = getattr(sample_tasks, "restarted", lambda: sample_tasks)()
+    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    values: list[Tensor] = []
+    alone: bool | None = None  # whether each query has to be predicted by itself
+    with progress_bar(tasks, "evaluating", progress) as bar:
+        while (done := sum(map(len, values))) < tasks:
+            left = tasks - done
+            drawn = task_to(map_tensors(lambda t, left=left: t[:left], sample(BLOCK)), device)
+            check_tasks(drawn)
+            plan = plan_for(learner, drawn)
+            if alone is None:
+                alone = not transductive and _mixes(learner, drawn, steps, plan)
+            outputs = [_predict(learner, group, steps, alone, plan) for group in plan.groups(drawn)]
+            y = drawn.query.y
+            if metric is None:
+                metric = _usual_metric(learner.loss, outputs[0].shape[2:], y)
+            values.append(_judged(metric, torch.cat(outputs), y).cpu())
+            bar.update(task_count(drawn))
+    return Score(torch.cat(values).double(), _name(metric), transductive)
+
+
+def _predict(learner: Learner, tasks: Task, steps: int | None, alone: bool, plan: Plan) -> Tensor:
     """The outputs for all queries, `[T, M, ...]`."""
-    support: Batch = tasks.support
-    if isinstance(learner, InnerLoopLearner):
-        adapted = learner.adapt(support, steps)
+    with plan.at_work():
+        adapted = learner.adapt(tasks.support, steps)
+        if not alone:
+            return learner.predict(adapted, tasks.query.x)
+    return _each_alone(learner, adapted, tasks, plan)
+
+
+def _each_alone(learner: Learner, adapted: Any, tasks: Task, plan: Plan) -> Tensor:
+    """Each query beside the support set, and no other query: `[T, M, ...]`."""
+
+    def one_query(x: Inputs) -> Tensor:  # one query of every task, [T, ...]
+        both = tree_map(lambda s, q: torch.cat([s, q[:, None]], 1), tasks.support.x, x)
+        return learner.predict(adapted, both)[:, -1]
+
+    queries = tasks.query.y.shape[1]
+    size = max(1, WORK // max(1, plan.flops))
+    x = tasks.query.x
+    if not plan.how.at_once and not plan.how.channels_last:  # vmap was tried, and was not right
+        size = 0
+    with plan.at_work(layers=nullcontext):
+        if size == 0:
+            each = [one_query(map_tensors(lambda t, m=m: t[:, m], x)) for m in range(queries)]
+            return torch.stack(each, 1)
+        parts = range(0, queries, size)
+        return torch.cat(
+            [
+                vmap(one_query, in_dims=1, out_dims=1, randomness="different")(
+                    map_tensors(lambda t, m=m: t[:, m : m + size], x)
+                )
+                for m in parts
+            ],
+            1,
+        )
+
+
+def _mixes(learner: Learner, tasks: Task, steps: int | None, plan: Plan) -> bool:
+    """Whether a query's prediction depends on what else is in its batch.
+
+    Tried on the first task, with the learner as it is. Where its predictions are all alike there is
+    nothing to see, and it may.
+    """
+    one = map_tensors(lambda t: t[:1], tasks)
+    few = Task(one.support, map_tensors(lambda t: t[:, :3], one.query))
+    with plan.at_work():
+        adapted = learner.adapt(one.support, steps)
+        together = learner.predict(adapted, one.query.x)[:, :3].double()
+    alone = _each_alone(learner, adapted, few, plan).double()
+    scale = float(together.abs().max())
+    spread = float((together - together.mean(1, keepdim=True)).abs().max())
+    return not (spread > 1e-3 * scale and float((together - alone).abs().max()) <= 1e-4 * spread)
+
+
+# --------------------------------------------------------------------------------- on examples
+
+
+def _on_examples(
+    model: nn.Module,
+    examples: Any,
+    transductive: bool,
+    metric: Metric | None,
+    progress: bool,
+) -> Score:
+    try:
+        x, y = examples.x, examples.y
+        number = len(y)
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f"a {type(examples).__name__} is neither a sampler of tasks, to be called with a "
+            "number, nor labelled examples with .x and .y"
+        ) from None
+    if number < 2 or number != task_count(x):
+        raise ValueError(f"x has {task_count(x)} examples and y {number}: as many, at least 2")
+    if isinstance(model, Learner):
+        learner, support = model, Batch(None, y[:0])
+
+        def outputs_of(x: Any) -> Tensor:
+            adapted = learner.adapt(support)
+            return learner.predict(adapted, map_tensors(lambda t: t[None], x))[0]
     else:
-        adapted = learner.adapt(support)
-    if transductive:
-        return learner.predict(adapted, tasks.query.x)
 
-    def one_query(x: Tensor) -> Tensor:  # one query of every task, [T, ...]
-        return learner.predict(adapted, torch.cat([support.x, x[:, None]], 1))[:, -1]
+        def outputs_of(x: Any) -> Tensor:
+            out: Tensor = model(**x) if isinstance(x, dict) else model(x)
+            return out
 
-    if not learner.batchable:
-        return torch.stack([one_query(x) for x in tasks.query.x.unbind(1)], 1)
-    return vmap(one_query, in_dims=1, out_dims=1)(tasks.query.x)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def ready(t: Tensor) -> Tensor:
+        t = t.to(device)
+        return t.float().div(255) if t.dtype == torch.uint8 else t
+
+    values: list[Tensor] = []
+    with progress_bar(number, "evaluating", progress) as bar:
+        for first in range(0, number, MINIBATCH):
+            part = map_tensors(lambda t, i=first: ready(t[i : i + MINIBATCH]), x)
+            targets = y[first : first + MINIBATCH].to(device)
+            outputs = outputs_of(part)
+            if first == 0:
+                if not transductive:
+                    _refuse_mixing(outputs_of, part, outputs)
+                metric = metric or _usual_metric(cross_entropy, outputs.shape[1:], targets[None])
+            each = map_tensors(lambda t: t[:, None], (outputs, targets))  # a task of one example
+            values.append(_judged(metric, *each).cpu())
+            bar.update(len(targets))
+    assert metric is not None
+    return Score(torch.cat(values).double(), _name(metric), transductive, of="examples")
+
+
+def _refuse_mixing(outputs_of: Callable[[Any], Tensor], x: Any, outputs: Tensor) -> None:
+    few = outputs_of(map_tensors(lambda t: t[:2], x)).double()
+    together = outputs[:2].double()
+    if float((few - together).abs().max()) > 1e-3 * max(float(together.abs().max()), 1e-6):
+        raise ValueError(
+            "the model's output for an example depends on the others in its batch (batch "
+            "normalization without running statistics, perhaps): judged so, test examples would "
+            "help each other. Use another model, or say transductive=True"
+        )
+
+
+# ------------------------------------------------------------------------------------- metrics
+
+
+def _usual_metric(loss: Metric, output: torch.Size, y: Tensor) -> Metric:
+    """Accuracy for labels, the learner's loss for real numbers.
+
+    Args:
+        loss: the learner's.
+        output: the shape of its output for one example.
+        y: targets, `[T, M, ...]`.
+
+    Raises:
+        ValueError: neither would be what its name says.
+    """
+    if y.is_floating_point():
+        if loss in (mse, cross_entropy) and y.shape[2:] != output:
+            raise ValueError(
+                f"a target has the shape {list(y.shape[2:])} and an output {list(output)}: they "
+                "must agree, or metric= says how they are compared"
+            )
+        return loss
+    if y.shape[2:] or len(output) != 1:
+        raise ValueError(
+            f"targets {list(y.shape)} and outputs of the shape {list(output)} an example are no "
+            "single label for each query: metric= says how they are compared"
+        )
+    if output[0] < 2:
+        raise ValueError(
+            f"targets are labels, {y.dtype}, and the model gives one number an example, whose "
+            "accuracy would mean nothing: metric= says how they are compared"
+        )
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= output[0]:
+        raise ValueError(
+            f"labels run from {low} to {high}, and the outputs have {output[0]} classes: "
+            f"accuracy needs labels 0 to {output[0] - 1} (not hidden ones, such as -1 or -100, "
+            "global class ids, or a domain with more classes); or metric= says how they are "
+            "compared"
+        )
+    return accuracy
+
+
+def _judged(metric: Metric, outputs: Tensor, y: Tensor) -> Tensor:
+    """The metric of every task, `[T]`."""
+    if metric is accuracy:  # also in the blocks after the first
+        _usual_metric(metric, outputs.shape[2:], y)
+        return (outputs.argmax(-1) == y).double().mean(1)
+    values = [torch.as_tensor(metric(*pair)) for pair in zip(outputs, y, strict=True)]
+    if any(value.ndim for value in values):
+        raise ValueError(
+            f"metric gave {list(values[0].shape)} for a task, not a scalar: take the mean"
+        )
+    return torch.stack(values)
+
+
+def _name(metric: Metric) -> str:
+    return getattr(metric, "__name__", type(metric).__name__).removesuffix("_loss")

@@ -2,110 +2,71 @@
 
     theta_0 = phi,    theta_{t+1} = theta_t + rule(grad l(theta_t)),    l^n = l(theta_k; D_test)
 
-`inner_loop` has the steps and their derivative, `meta_step` the ways to work them out fast. This
+`inner_loop` has the steps and their derivative, the engine the ways to work them out fast. This
 class joins them to a model. A method says what its losses are (`query_losses`), or what phi is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from contextlib import nullcontext
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.func import functional_call
-from torch.nn.modules.conv import _ConvNd
-from torch.utils.flop_counter import FlopCounterMode
 
-from metanotes._ground.randomness import cuda_devices
-from metanotes.engine.step import Recording, meta_step, replica
-from metanotes.engine.task_layers import TaskLayers
-from metanotes.inner_loop import (
-    Descent,
-    TaskLoss,
-    descend,
+from metanotes._ground.checks import count
+from metanotes.engine import Computing, plan_for
+from metanotes.inner_loop import Descent, descend
+from metanotes.learner import (
+    Learner,
+    Loss,
+    check_loss,
+    check_outputs,
+    check_targets,
+    cross_entropy,
+)
+from metanotes.task import Batch, Inputs, Task, check_tasks, map_tensors
+from metanotes.theta import (
+    IN_FORCE,
+    Theta,
+    call,
     leaves,
+    losses_and_gradients,
+    losses_pulled_back,
     over_tasks,
+    present,
     trainable,
-    unrolled,
     with_task_axis,
 )
-from metanotes.learner import Learner, Loss, check_targets, cross_entropy
-from metanotes.task import Batch, Task, check_tasks
-from metanotes.update_rules import Theta, UpdateRule
+from metanotes.update_rules import UpdateRule
 
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Images `[N, C, H, W]` in the memory order N, H, W, C (vmap lacks `memory_format=`)."""
-    rows = x.movedim(-3, -1).clone(memory_format=torch.contiguous_format)
-    return rows.movedim(-1, -3)
-
-
-class OneByOne(torch.autograd.Function):
-    """The losses of tasks, `[T]`, one by one, each pulled back before the next is worked out.
-
-    So the graph of one task is alive at a time. `OneByOne.apply(loss, names, x, y, *theta)`.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, loss: TaskLoss, names: list[str], x: Tensor, y: Tensor, *theta: Tensor
-    ) -> Tensor:
-        losses, gradients = [], []
-        for n in range(len(x)):
-            with torch.enable_grad():
-                one = leaves({name: t[n] for name, t in zip(names, theta, strict=True)})
-                losses.append(loss(one, x[n], y[n]))
-                gradients.append(
-                    torch.autograd.grad(losses[-1], list(one.values()), materialize_grads=True)
-                )
-        ctx.save_for_backward(*map(torch.stack, zip(*gradients, strict=True)))
-        return torch.stack(losses).detach()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = (weights.view(-1, *[1] * (g.ndim - 1)) * g for g in ctx.saved_tensors)
-        return None, None, None, None, *gradients
-
-
-class Trial(NamedTuple):
-    """What a model does with the support set of one task.
-
-    Args:
-        output: the shape of its output for one example.
-        flops: floating-point operations of its forward pass.
-        copies: whether it can be copied.
-    """
-
-    output: torch.Size
-    flops: int
-    copies: bool
+Part = nn.Module | str
 
 
 class InnerLoopLearner(Learner):
     """A learner that descends: phi is the start, the rule's parameters, or both.
 
     Args:
-        model: any module whose forward maps `[N, ...]` to `[N, ...]`. Parameters that do not
-            require a gradient stay as they are.
+        model: any module whose forward maps `[N, ...]` to `[N, ...]`, or keyword arguments where x
+            is a dict. Parameters that do not require a gradient stay as they are.
         rule: makes a step of a gradient.
         steps: inner steps k, at least 0.
         loss: of one task, inside and outside.
         first_order: hold the inner gradients constant.
-        keep_graph: build one graph of the whole inner loop, so that its result can be
-            differentiated any number of times rather than once.
-        checkpoint: hold k copies of theta and compute each inner step but the last again in the
-            backward pass: less memory for more time, as in `torch.utils.checkpoint`.
-        compile: compile the meta-step with torch.compile: seconds to minutes once, for every shape
-            of the tasks. The model's forward may then depend on its tensors only. It pays for small
-            networks and on a GPU; convolutions on a CPU are left as they are.
+        adapts: which part of the model adapts: a module of it, the name of a module or of a
+            parameter, or several of these; default: all of it. The rest is learned only. Of an
+            `nn.Sequential` whose last modules adapt, those before them, the body, work once on
+            every example, however many steps follow.
+        batch: examples of a fresh minibatch for each inner step, in a random order drawn from
+            torch's global generator; default: the whole support set in every step.
+        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: the model has running statistics, or buffers that its forward writes to: they
-            would carry one task into the next. Or labels outside the model's outputs.
+            would carry one task into the next. Or there is nothing to adapt, `adapts` is no part of
+            the model, more examples of a minibatch than a task has, targets that the outputs cannot
+            be compared with.
 
     >>> from metanotes import Adam, mse
     >>> from metanotes.data import sinusoid
@@ -120,92 +81,194 @@ class InnerLoopLearner(Learner):
         self,
         model: nn.Module,
         rule: UpdateRule,
-        steps: int,
+        steps: int = 1,
+        *,
         loss: Loss = cross_entropy,
         first_order: bool = False,
-        keep_graph: bool = False,
-        checkpoint: bool = False,
-        compile: bool = False,
+        adapts: Part | Sequence[Part] | None = None,
+        batch: int | None = None,
+        **computing: Unpack[Computing],
     ) -> None:
-        super().__init__(loss)
-        if steps < 0:
-            raise ValueError(f"steps={steps} must be 0 or more")
-        refuse_running_statistics(model)
-        if not any(p.requires_grad for p in model.parameters()):
+        super().__init__(loss, **computing)
+        if not isinstance(rule, UpdateRule):
             raise ValueError(
-                "the model has no parameter that requires a gradient: nothing to adapt"
+                f"rule={rule!r} must be an UpdateRule, such as metanotes.SGD(lr=0.1): the "
+                "optimizers of torch.optim change parameters in place, which cannot be "
+                "differentiated"
             )
-        self.model, self.rule, self.steps = model, rule, steps
-        self.first_order, self.keep_graph, self.checkpoint = first_order, keep_graph, checkpoint
-        self.compiled = compile
-        self._trials: dict[Hashable, Trial] = {}
-        self.recordings: dict[Hashable, Recording | None] = {}
-        self._convolves = any(isinstance(module, _ConvNd) for module in model.modules())
-        self._task_layers = self._channels_last = False  # found out by `_try`
+        refuse_running_statistics(model)
+        self.model, self.rule, self.steps = model, rule, count("steps", steps, least=0)
+        self.first_order = first_order
+        self.batch = None if batch is None else count("batch", batch)
+        self.adapted_names = None if adapts is None else parts_of(model, adapts)
+        if not self.phi():
+            raise ValueError(
+                f"{'the model' if adapts is None else f'adapts={adapts!r}'} has no parameter that "
+                "requires a gradient: nothing to adapt"
+            )
 
-    def forward(self, tasks: Task) -> Tensor:
-        """l^n, the loss on the query set after learning from the support set: `[T]`."""
-        check_tasks(tasks)
-        trial = self.trial(tasks.support)
-        for batch in tasks:
-            check_targets(self.loss, trial.output, batch.y)
-        if self.keep_graph or not torch.is_grad_enabled():
-            return self.query_losses(tasks)
-        return meta_step(self, tasks)
+    # ---------------------------------------------------------------------------- F_phi and f_theta
 
-    def query_losses(self, tasks: Task) -> Tensor:
-        """`forward`, plainly written: what each method fills in."""
-        return self.losses_at(self.descend([tasks.support], self.steps), tasks.query)
-
-    def losses_at(self, theta: Theta, batch: Batch) -> Tensor:
-        """l^n(theta^n) on a batch of every task: `[T]`."""
-        # Task by task, the gradient at theta can be taken at once, where theta is all that learns.
-        ours = type(self).predict is InnerLoopLearner.predict and set(theta) == set(
-            trainable(self.model)
-        )
-        at_once = ours and torch.is_grad_enabled() and not self.keep_graph
-        if not at_once or not self.one_by_one(batch.x):
-            return self.task_losses(self.predict(theta, batch.x), batch.y)
-
-        def loss(theta: Theta, x: Tensor, y: Tensor) -> Tensor:
-            return self.loss(self._outputs(theta, x), y)
-
-        return OneByOne.apply(loss, list(theta), *batch, *theta.values())
+    def phi(self) -> Theta:
+        """The parameters of the model that are adapted, by name."""
+        own = trainable(self.model)
+        if self.adapted_names is None:
+            return own
+        return {name: p for name, p in own.items() if name in self.adapted_names}
 
     def adapt(self, support: Batch, steps: int | None = None) -> Theta:
         """theta_k by name, tensors `[T, ...]`, after `steps` (default: the learner's) steps."""
-        steps = self.steps if steps is None else steps
-        if steps < 0:
-            raise ValueError(f"steps={steps} must be 0 or more")
-        check_targets(self.loss, self.trial(support).output, support.y)
-        return self.descend([support], steps)
+        steps = count("steps", self.steps if steps is None else steps, least=0)
+        if IN_FORCE.get() is not None:
+            return self.descend(self.minibatches(support, steps), steps)
+        tasks = Task(Batch(*support), Batch(*support))
+        check_tasks(tasks)
+        plan = plan_for(self, tasks)
+        self.check(tasks, plan.output)
+        with plan.at_work():
+            return self.descend(self.minibatches(tasks.support, steps), steps)
+
+    def predict(self, adapted: Theta, x: Inputs) -> Tensor:
+        """f_theta(x) of every task: x `[T, M, ...]` to outputs `[T, M, ...]`."""
+        body, head = self.body_and_head()
+        if body is None:
+            return over_tasks(self.outputs, predicts=True)(adapted, x)
+        return over_tasks(partial(self.outputs, model=head))(adapted, self.features(x))
+
+    def forward(self, tasks: Task) -> Tensor:
+        """l^n, the loss on the query set after learning from the support set: `[T]`."""
+        if self.batch is not None:
+            check_tasks(tasks)
+            # Drawn once: however the tasks are grouped, and when work is done a second time.
+            tasks = Task(minibatches(tasks.support, self.batch, self.steps), tasks.query)
+        return super().forward(tasks)
+
+    def query_losses(self, tasks: Task) -> Tensor:
+        """`forward`, plainly written: what each method fills in."""
+        theta = self.descend(self.in_turn(tasks.support), self.steps)
+        return self.losses_at(theta, tasks.query)
+
+    # --------------------------------------------------------------------------------- the steps
 
     def descend(self, batches: Sequence[Batch], steps: int) -> Theta:
         """theta_k after steps on minibatches in turn, or on one batch: `adapt` without checks."""
-        descent = Descent(
-            self.task_loss, self.rule, batches, steps, self.first_order, not self.batchable
-        )
-        if self.keep_graph:
-            return unrolled(self.phi(), descent)
-        return descend(self.phi(), descent, self.checkpoint)
+        loss = self.task_loss
+        body, head = self.body_and_head()
+        if body is not None:
+            batches = [Batch(self.features(x), y) for x, y in batches]
+            loss = partial(self.task_loss, model=head)
+        descent = Descent(loss, self.rule, batches, steps, self.first_order)
+        checkpoint = self.options.checkpoint and body is None
+        learned = [p for p in self.parameters() if p.requires_grad] if checkpoint else []
+        own = {id(p) for p in self.phi().values()}
+        learned = [p for p in learned if id(p) not in own]
+        return descend(self.phi(), descent, checkpoint=checkpoint, learned=learned)
 
-    def predict(self, adapted: Theta, x: Tensor) -> Tensor:
-        """f_theta(x) of every task: x `[T, M, ...]` to outputs `[T, M, ...]`."""
-        return over_tasks(self._outputs, self.one_by_one(x))(adapted, x)
+    def losses_at(self, theta: Theta, batch: Batch) -> Tensor:
+        """l^n(theta^n) on a batch of every task: `[T]`."""
+        # One by one, the gradient at theta can be taken at once, where theta is all that learns.
+        if present().apart and torch.is_grad_enabled() and self._theta_is_all():
+            return losses_pulled_back(self.task_loss, theta, *batch)
+        return self.task_losses(self.predict(theta, batch.x), batch.y)
 
-    def one_by_one(self, x: Tensor) -> bool:
-        """Whether to predict task by task.
+    def _theta_is_all(self) -> bool:
+        """Whether a loss at theta depends on nothing else that is learned."""
+        if type(self).predict is not InnerLoopLearner.predict or self.body_and_head()[0]:
+            return False
+        known = {id(p) for p in (*self.phi().values(), *self.rule.parameters())}
+        return all(id(p) in known for p in self.parameters() if p.requires_grad)
 
-        Weights that differ between tasks make vmap's convolutions grouped ones. On a CPU, one
-        ordinary convolution a task is faster.
+    def task_loss(
+        self, theta: Theta, x: Inputs, y: Tensor, model: nn.Module | None = None
+    ) -> Tensor:
+        """l(theta) of one task: x `[N, ...]`, y `[N]` or `[N, ...]`, to a scalar."""
+        return check_loss(self.loss(self.outputs(theta, x, model), y))
+
+    def outputs(self, theta: Theta, x: Inputs, model: nn.Module | None = None) -> Tensor:
+        """f_theta(x) of one task: x `[N, ...]` to outputs `[N, ...]`."""
+        return call(model or self.model, theta, x)
+
+    # ------------------------------------------------------------------------------- body and head
+
+    def body_and_head(self) -> tuple[nn.Module | None, nn.Module]:
+        """A body that does not adapt and works once on every example, if there is one; the rest.
+
+        theta has the names of the whole model's parameters; so has the head that is returned.
         """
-        return not self.batchable or (self._convolves and not x.is_cuda)
+        model = self.model
+        if self.adapted_names is None or type(model).forward is not nn.Sequential.forward:
+            return None, model
+        if model._forward_hooks or model._forward_pre_hooks:  # they want to see all of it
+            return None, model
+        adapting = {id(p) for name, p in model.named_parameters() if name in self.adapted_names}
+        layers = list(model._modules.items())  # a module may stand there twice
+        moves = [any(id(p) in adapting for p in part.parameters()) for _, part in layers]
+        split = moves.index(True)
+        return (_Layers(layers[:split]) if split else None), _Layers(layers[split:])
 
-    def _outputs(self, theta: Theta, x: Tensor) -> Tensor:
-        """f_theta(x) of one task, on a CPU on images with their channels last: faster again."""
-        if self._channels_last and x.ndim == 4 and not x.is_cuda:
-            x = _channels_last(x)
-        return functional_call(self.model, theta, (x,))
+    def features(self, x: Inputs) -> Tensor:
+        """What the body makes of the examples of every task: `[T, N, ...]` to `[T, N, ...]`."""
+        body, _ = self.body_and_head()
+        if body is None:
+            raise ValueError("all of the model adapts: it has no body that works once; see adapts=")
+        return over_tasks(lambda x: call(body, {}, x))(x)
+
+    # ------------------------------------------------------------------------------- minibatches
+
+    def minibatches(self, support: Batch, steps: int) -> Sequence[Batch]:
+        """What each of so many steps learns from, drawn anew; or the whole support set."""
+        if self.batch is None or steps == 0:
+            return [support]
+        return _split(minibatches(support, self.batch, steps), self.batch)
+
+    def in_turn(self, support: Batch) -> Sequence[Batch]:
+        """The minibatches that lie one after the other in a support set that `forward` drew."""
+        return [support] if self.batch is None else _split(support, self.batch)
+
+    # ---------------------------------------------------------------------- what the engine asks
+
+    def first_look(self, tasks: Task) -> torch.Size:
+        """Run the model on the support set of a task: the shape of its output for one example."""
+        x, y = map_tensors(lambda t: t[0], tasks.support)
+        refuse_other_dtype(self.model, x)
+        return check_outputs(call(self.model, {}, x), y, self.loss)
+
+    @torch.enable_grad()
+    def probe(self, tasks: Task) -> list[Tensor]:
+        """Losses and gradients at two thetas, and a second derivative, without a step."""
+        generator = torch.Generator().manual_seed(0)
+
+        def near(t: Tensor) -> Tensor:
+            noise = torch.randn(t.shape, generator=generator).to(t)
+            return t + 0.01 * noise * (t.abs().mean() + 0.01)
+
+        phi = {name: p.detach() for name, p in self.phi().items()}
+        theta = leaves({n: near(t) for n, t in with_task_axis(phi, 2).items()})
+        body, head = self.body_and_head()
+        support, loss = tasks.support, self.task_loss
+        if body is not None:
+            support, loss = Batch(self.features(support.x), support.y), partial(loss, model=head)
+        losses, grads = losses_and_gradients(
+            loss, theta, *support, create_graph=not self.first_order
+        )
+        numbers = [losses, *grads.values()]
+        if not self.first_order:
+            along = sum((g * torch.sin(g.detach() * 1e3 + 1)).sum() for g in grads.values())
+            numbers += torch.autograd.grad(along, list(theta.values()), materialize_grads=True)
+        losses = self.losses_at(theta, tasks.query)
+        weights = torch.arange(1, 3).to(losses)
+        rest = [p for p in self.parameters() if p.requires_grad and not p._backward_hooks]
+        numbers += torch.autograd.grad(
+            weights @ losses, [*theta.values(), *rest], materialize_grads=True
+        )
+        return [*numbers, losses]
+
+    def check(self, tasks: Task, output: torch.Size) -> None:
+        """Refuse targets that outputs of this shape cannot be compared with, inside and outside."""
+        for batch in tasks:
+            check_targets(self.loss, output, batch.y)
+
+    # ------------------------------------------------------------------------------ as a module
 
     def train(self, mode: bool = True) -> Self:
         """As of any module; but layers with running statistics, which came frozen, stay frozen."""
@@ -217,68 +280,94 @@ class InnerLoopLearner(Learner):
 
     def extra_repr(self) -> str:
         loss = getattr(self.loss, "__name__", type(self.loss).__name__)
-        return f"steps={self.steps}, first_order={self.first_order}, loss={loss}"
+        text = f"steps={self.steps}, first_order={self.first_order}, loss={loss}"
+        if self.adapted_names is not None:
+            text += f", adapts={sorted(self.adapted_names)}"
+        return text if self.batch is None else f"{text}, batch={self.batch}"
 
-    def phi(self) -> Theta:
-        """The parameters of the model that are adapted, by name."""
-        return trainable(self.model)
 
-    def task_loss(self, theta: Theta, x: Tensor, y: Tensor) -> Tensor:
-        """l(theta) of one task: x `[N, ...]`, y `[N]` or `[N, ...]`, to a scalar."""
-        with TaskLayers() if self._task_layers else nullcontext():
-            return self.loss(functional_call(self.model, theta, (x,)), y)
+class _Layers(nn.Module):
+    """Some modules of an `nn.Sequential`, one after the other, under the names they have in it."""
 
-    def trial(self, support: Batch) -> Trial:
-        """Run the model on one task, before any work: what it gives and what it can do."""
-        x = support.x
-        key = self.training, x.shape[1:], x.dtype, x.device
-        if key not in self._trials:
-            self._trials[key] = self._try(x[:1], support.y[:1])
-        return self._trials[key]
+    def __init__(self, layers: Sequence[tuple[str, nn.Module]]) -> None:
+        super().__init__()
+        for name, layer in layers:
+            self._modules[name] = layer
 
-    def _try(self, x: Tensor, y: Tensor) -> Trial:
-        with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(x.device)):
-            buffers = {name: b.clone() for name, b in self.model.named_buffers()}
-            with FlopCounterMode(display=False) as counter:
-                outputs = functional_call(self.model, buffers, (x[0],))
-            written = [name for name, b in buffers.items() if b._version > 0]
-            if written:
-                raise ValueError(
-                    f"the model's forward writes to its buffers {written}: they would carry one "
-                    "task into the next; use a module that keeps nothing (or model.eval())"
-                )
-            check_targets(self.loss, outputs.shape[1:], y)
-            phi = {name: p.detach() for name, p in self.phi().items()}
-            layers = self._convolves and not x.is_cuda and not self.keep_graph
-            for self.batchable, self._task_layers in (
-                (True, layers),
-                (True, False),
-                (False, False),
-            ):
-                try:
-                    for tasks in 1, 2:  # their tensors lie otherwise in memory, and vmap may mind
-                        many = (torch.cat([t] * tasks) for t in (x, y))
-                        loss = over_tasks(self.task_loss, not self.batchable)
-                        loss(with_task_axis(phi, tasks), *many)
-                    break
-                except (RuntimeError, NotImplementedError):  # no batching rule, a branch on data
-                    if not self.batchable:
-                        raise
-            self._channels_last = x.ndim == 5 and self._convolves and x.device.type == "cpu"
-            if self._channels_last:
-                try:
-                    self.model(_channels_last(x[0]))
-                except RuntimeError:  # a view() of what is no longer contiguous
-                    self._channels_last = False
-        try:
-            replica(self)
-            copies = True
-        except Exception:  # a lock, an open file: anything may refuse to be copied
-            copies = False
-        return Trial(outputs.shape[1:], counter.get_total_flops(), copies)
+    def forward(self, x: Any) -> Any:
+        for layer in self._modules.values():
+            x = layer(x)
+        return x
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "recordings": {}}  # a recording can be neither copied nor saved
+
+def check_head(model: nn.Module) -> nn.Module:
+    """The last module of an `nn.Sequential`, which has parameters to adapt.
+
+    Raises:
+        ValueError: it is no such model.
+    """
+    if not isinstance(model, nn.Sequential) or len(model) < 2:
+        raise ValueError(
+            f"model={type(model).__name__} must be an nn.Sequential whose last module is the "
+            "head: nn.Sequential(body, head)"
+        )
+    if not trainable(model[-1]):
+        raise ValueError(f"the last module, {model[-1]}, has no parameter to adapt")
+    return model[-1]
+
+
+def parts_of(model: nn.Module, adapts: Part | Sequence[Part]) -> frozenset[str]:
+    """The names of the parameters of some parts of a model.
+
+    Raises:
+        ValueError: one is no part of the model.
+    """
+    parts = [adapts] if isinstance(adapts, nn.Module | str) else list(adapts)
+    names = {id(p): name for name, p in model.named_parameters()}
+    modules, every = dict(model.named_modules()), dict(model.named_parameters())
+    chosen: set[str] = set()
+    for part in parts:
+        module = modules.get(part) if isinstance(part, str) else part
+        if isinstance(part, str) and part in every:
+            chosen.add(names[id(every[part])])
+            continue
+        if not isinstance(module, nn.Module):
+            raise ValueError(
+                f"adapts={part!r} names no part of the model: its modules are {list(modules)[1:]}, "
+                f"its parameters {list(every)}"
+            )
+        strange = [n for n, p in module.named_parameters() if id(p) not in names]
+        if strange:
+            raise ValueError(f"adapts={part!r} is no part of the model: it has its own {strange}")
+        chosen |= {names[id(p)] for p in module.parameters()}
+    return frozenset(chosen)
+
+
+def minibatches(examples: Batch, size: int, steps: int) -> Batch:
+    """The minibatches of so many steps, one after the other: x `[T, steps * size, ...]`.
+
+    Each task's examples are gone through in a random order; when all have been used, in another.
+
+    Raises:
+        ValueError: a minibatch of more examples than a task has.
+    """
+    tasks, examples_of_a_task = examples.y.shape[:2]
+    if size > examples_of_a_task:
+        raise ValueError(
+            f"batch={size} asks for more examples than the {examples_of_a_task} of a task"
+        )
+    rounds = max(1, -(-size * steps // examples_of_a_task))
+    order = [torch.rand(tasks, examples_of_a_task).argsort(1) for _ in range(rounds)]
+    rows = torch.cat(order, 1)[:, : max(size, size * steps)].to(examples.y.device)
+    task = torch.arange(tasks, device=rows.device)[:, None]
+    return map_tensors(lambda t: t[task, rows], examples)
+
+
+def _split(examples: Batch, size: int) -> list[Batch]:
+    count = examples.y.shape[1] // size
+    return [
+        map_tensors(lambda t, i=i: t[:, i * size : (i + 1) * size], examples) for i in range(count)
+    ]
 
 
 def refuse_running_statistics(model: nn.Module) -> None:
@@ -295,6 +384,25 @@ def refuse_running_statistics(model: nn.Module) -> None:
     if layers:
         raise ValueError(
             f"the layers {layers} keep running statistics, which would carry one task into the "
-            "next; build them with track_running_stats=False (the statistics of the batch, as in "
-            "MAML), or use nn.GroupNorm or nn.LayerNorm"
+            "next. Of a pretrained network, freeze them: model.eval() before it is handed over. Of "
+            "a new one, build them with track_running_stats=False (the statistics of the batch, as "
+            "in MAML), or use nn.GroupNorm or nn.LayerNorm"
         )
+
+
+def refuse_other_dtype(model: nn.Module, x: Inputs) -> None:
+    """Real inputs are of the type of the model's parameters, unless torch casts by itself.
+
+    Raises:
+        ValueError: names both types.
+    """
+    tensors = x.values() if isinstance(x, dict) else [x]
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    for t in tensors:
+        if like is None or not t.is_floating_point() or torch.is_autocast_enabled(t.device.type):
+            continue
+        if t.dtype != like.dtype:
+            raise ValueError(
+                f"x is {t.dtype} and the model's parameters are {like.dtype}: cast one of them, "
+                f"x.to({like.dtype}) or model.to({t.dtype})"
+            )

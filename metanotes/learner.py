@@ -12,79 +12,201 @@ phi is whatever `learner.parameters()` gives. A method is a choice of what phi i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 from torch.nn.functional import cross_entropy as cross_entropy
 from torch.nn.functional import mse_loss as mse
 
-from metanotes.task import Batch, Task, check_tasks
+from metanotes.engine import Computing, Options, Workshop, meta_step
+from metanotes.task import Batch, Inputs, Task, check_tasks
+from metanotes.theta import over_tasks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+IGNORED = -100  # a token that cross entropy leaves out, as torch's `ignore_index`
 
 
 class Learner(nn.Module):
     """F_phi: an ordinary module whose `forward` gives the loss after learning, task by task.
 
-    A new method fills in `adapt` and `predict`, and everything else (training, evaluation,
-    checkpoints, devices, data parallelism) works on it.
+    A new method fills in `adapt` and `predict`, and everything else (the engine's groups and speed,
+    training, evaluation, checkpoints, devices, data parallelism) works on it. Both see all tasks;
+    `over_tasks` applies to each of them what is written for one.
 
     Args:
         loss: from outputs `[N, ...]` and targets `[N]` or `[N, ...]` of one task to a scalar.
+        keep_graph, checkpoint, record, compile: how it is worked out, see `Options`.
 
     >>> import torch
     >>> class Average(Learner):
-    ...     def adapt(self, support): return support.y.mean(1)
+    ...     def adapt(self, support, steps=None): return support.y.mean(1)
     ...     def predict(self, adapted, x): return adapted[:, None, :].expand(-1, x.shape[1], -1)
     >>> x, y = torch.zeros(3, 4, 1), torch.ones(3, 4, 1)
     >>> Average(loss=mse)(Task(Batch(x, y), Batch(x, y + 2)))
     tensor([4., 4., 4.])
     """
 
-    def __init__(self, loss: Loss = cross_entropy) -> None:
+    def __init__(self, loss: Loss = cross_entropy, **computing: Unpack[Computing]) -> None:
         super().__init__()
+        if not callable(loss):
+            raise ValueError(
+                f"loss={loss!r} must be a function of outputs and targets, such as metanotes.mse"
+            )
         self.loss = loss
-        self.batchable = True  # whether torch.func.vmap can batch `predict`
+        self.options = Options(**computing)
+        self.workshop = Workshop()
 
-    def adapt(self, support: Batch) -> Any:
-        """F_phi(D_train) of every task; support.x is `[T, N, ...]`."""
+    def adapt(self, support: Batch, steps: int | None = None) -> Any:
+        """F_phi(D_train) of every task; support.x is `[T, N, ...]`.
+
+        Args:
+            support: what the tasks are learned from.
+            steps: for learners that take steps, how many; default: as in training.
+        """
         raise NotImplementedError
 
-    def predict(self, adapted: Any, x: Tensor) -> Tensor:
+    def predict(self, adapted: Any, x: Inputs) -> Tensor:
         """f_theta(x) of every task: `[T, M, ...]` to outputs `[T, M, ...]`."""
         raise NotImplementedError
 
     def forward(self, tasks: Task) -> Tensor:
         """l^n, the loss on the query set after learning from the support set: `[T]`."""
         check_tasks(tasks)
+        return meta_step(self, tasks)
+
+    # What the engine asks of a learner (`metanotes.engine.Learned`).
+
+    def query_losses(self, tasks: Task) -> Tensor:
+        """`forward`, plainly written: what the engine works out."""
         outputs = self.predict(self.adapt(tasks.support), tasks.query.x)
-        check_targets(self.loss, outputs.shape[2:], tasks.query.y)
         return self.task_losses(outputs, tasks.query.y)
 
     def task_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss of every task: outputs `[T, M, ...]`, y `[T, M]` or `[T, M, ...]`, to `[T]`."""
-        return vmap(self.loss)(outputs, y)
+        return over_tasks(self.loss)(outputs, y)
+
+    def first_look(self, tasks: Task) -> torch.Size:
+        """Run the model on a single task: the shape of its output for one example."""
+        outputs = self.predict(self.adapt(tasks.support), tasks.query.x)
+        return check_outputs(outputs[0], tasks.query.y[0], self.loss)
+
+    def probe(self, tasks: Task) -> list[Tensor]:
+        """The losses of some tasks, and their gradient."""
+        phi = [p for p in self.parameters() if p.requires_grad and not p._backward_hooks]
+        with torch.set_grad_enabled(bool(phi)):
+            losses = self.query_losses(tasks)
+        if not losses.requires_grad:
+            return [losses]
+        weights = torch.arange(1, len(losses) + 1).to(losses)  # each task counts by itself
+        gradient = torch.autograd.grad(weights @ losses, phi, materialize_grads=True)
+        return [losses, *gradient]
+
+    def check(self, tasks: Task, output: torch.Size) -> None:
+        """Refuse targets that outputs of this shape cannot be compared with."""
+        check_targets(self.loss, output, tasks.query.y)
+
+
+def check_outputs(outputs: Any, y: Tensor, loss: Loss) -> torch.Size:
+    """The shape of a model's output for one example, if it and its loss are what they should be.
+
+    Args:
+        outputs: of one task, `[N, ...]`.
+        y: targets of one task.
+        loss: see `Learner`.
+
+    Raises:
+        TypeError: a model that returns something else than a tensor.
+        ValueError: outputs of another number of examples.
+    """
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"the model returns a {type(outputs).__name__}, not a tensor: wrap it in a module "
+            "whose forward returns the outputs alone, such as its logits"
+        )
+    if outputs.ndim == 0 or len(outputs) != len(y):
+        raise ValueError(
+            f"the model gives outputs {list(outputs.shape)} for {len(y)} examples: its forward "
+            "maps [N, ...] to [N, ...], an output for each example"
+        )
+    return outputs.shape[1:]
+
+
+def check_loss(loss: Tensor) -> Tensor:
+    """The loss of one task, if it is a scalar.
+
+    Raises:
+        ValueError: it is not, or not differentiable.
+    """
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"the loss of one task is {shape}, not a scalar: use reduction='mean', or take the "
+            "mean over the examples"
+        )
+    return loss
 
 
 def check_targets(loss: Loss, output: torch.Size, y: Tensor) -> None:
-    """Refuse labels outside the ways, and targets that would be broadcast in silence.
+    """Refuse labels outside the ways, and targets that would be compared in silence as what they
+    are not.
 
     Args:
-        loss: which loss they are for.
+        loss: which loss they are for; of others than cross entropy and mean squares nothing is
+            known.
         output: the shape of the model's output for one example.
         y: targets, `[T, N]` or `[T, N, ...]`.
+
+    Raises:
+        ValueError: says what would do.
     """
-    if loss is cross_entropy and not y.is_floating_point():
-        ways = output[0]
-        if ((y < 0) | (y >= ways)).any():
+    target = y.shape[2:]
+    if loss is mse:
+        if target != output:
             raise ValueError(
-                f"labels run from {int(y.min())} to {int(y.max())}, but the model's outputs "
-                f"have {ways} classes: labels are 0 to {ways - 1}"
+                f"a target has the shape {list(target)}, the model's output {list(output)}: "
+                "they must agree"
             )
-    if loss is mse and y.shape[2:] != output:
+        if not (y.is_floating_point() or y.is_complex()):
+            raise ValueError(
+                f"targets are {y.dtype}, labels perhaps: mean squares need real ones (y.float()); "
+                "labels need loss=metanotes.cross_entropy"
+            )
+    elif loss is cross_entropy:
+        ways = output[0] if output else 0
+        if ways == 0:
+            raise ValueError(
+                "cross entropy needs an output for each class, [N, ways]; the model gives one "
+                "number an example"
+            )
+        if y.is_floating_point():
+            _check_probabilities(y, output)
+        elif target != output[1:]:
+            raise ValueError(
+                f"a label has the shape {list(target)}, the model's output {list(output)}: cross "
+                f"entropy wants labels [N{', L' * (len(output) - 1)}] for outputs [N, ways"
+                f"{', L' * (len(output) - 1)}]"
+            )
+        else:
+            wrong = (y < 0) | (y >= ways)
+            if target:  # tokens, of which some may be padding
+                wrong &= y != IGNORED
+            if wrong.any():
+                raise ValueError(
+                    f"labels run from {int(y.min())} to {int(y.max())}, but the model's outputs "
+                    f"have {ways} classes: labels are 0 to {ways - 1}"
+                )
+
+
+def _check_probabilities(y: Tensor, output: torch.Size) -> None:
+    probabilities = y.shape[2:] == output and output[0] > 1
+    if probabilities:
+        with torch.no_grad():
+            sums = y.sum(2)
+            probabilities = bool((y >= 0).all() and ((sums - 1).abs() < 1e-3).all())
+    if not probabilities:
         raise ValueError(
-            f"a target has the shape {list(y.shape[2:])}, the model's output {list(output)}: "
-            "they must agree"
+            f"targets are real numbers {list(y.shape)}, and the loss is cross entropy: for "
+            "regression use loss=metanotes.mse. Cross entropy takes labels (y.long()), or "
+            "probabilities over two or more classes that sum to 1"
         )

@@ -8,25 +8,33 @@ batch of T tasks, worked on at once.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+Inputs = Tensor | dict[str, Tensor]
+Of = TypeVar("Of")
+
+UNLABELLED = -1  # the label of an example whose label a learner must not see
 
 
 class Batch(NamedTuple):
     """Examples of T tasks: inputs and their targets.
 
     Args:
-        x: inputs, `[T, N, ...]`.
-        y: targets, `[T, N]` (integer class labels) or `[T, N, ...]` (real numbers).
+        x: inputs, `[T, N, ...]`; or a dict of such tensors, which a model's forward gets as its
+            keyword arguments.
+        y: targets, `[T, N]` (integer class labels) or `[T, N, ...]` (real numbers, or tokens).
 
     >>> batch = Batch(x=torch.zeros(3, 5, 2), y=torch.zeros(3, 5, dtype=torch.long))
     >>> len(batch.x)                            # T
     3
     """
 
-    x: Tensor
+    x: Any  # Inputs
     y: Tensor
 
 
@@ -47,23 +55,62 @@ class Task(NamedTuple):
     query: Batch
 
 
-def task_to(tasks: Task, device: torch.device | str) -> Task:
+# ------------------------------------------------------------------------- of any nested tensors
+
+
+def task_count(of: Any) -> int:
+    """T, of a `Task`, a `Batch`, or anything else made of tensors with a leading task axis.
+
+    >>> task_count(Batch({"ids": torch.zeros(3, 5)}, torch.zeros(3, 5)))
+    3
+    """
+    return len(tree_leaves(of)[0])
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], of: Of) -> Of:
+    """A function on every tensor of a `Task`, a `Batch`, or other nested dicts and tuples."""
+    mapped: Of = tree_map(function, of)
+    return mapped
+
+
+def task_to(tasks: Of, device: torch.device | str) -> Of:
     """The same tasks on another device."""
-    return Task(*(Batch(*(tensor.to(device) for tensor in batch)) for batch in tasks))
+    return map_tensors(lambda t: t.to(device), tasks)
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    """The examples of both, task by task: `[T, N, ...]` and `[T, M, ...]` to `[T, N + M, ...]`."""
+    x, y = (
+        tree_map(lambda a, b: torch.cat([a, b], 1), *pair)
+        for pair in zip(first, second, strict=True)
+    )
+    return Batch(x, y)
+
+
+# ------------------------------------------------------------------------------------ checks
+
+
+def _named(tasks: Task) -> dict[str, Any]:
+    """Every tensor of a `Task`, by the name that a reader gave it."""
+    named: dict[str, Any] = {}
+    for part, (x, y) in zip(Task._fields, tasks, strict=True):
+        if isinstance(x, dict):
+            named |= {f"{part}.x[{key!r}]": value for key, value in x.items()}
+        else:
+            named[f"{part}.x"] = x
+        named[f"{part}.y"] = y
+    return named
 
 
 def check_tasks(tasks: Task) -> None:
     """Refuse tasks that no learner can work on.
 
     Raises:
+        TypeError: something in it is no tensor.
         ValueError: the leading axes differ, a batch is empty, or an input is NaN or infinite.
     """
-    named = {
-        "support.x": tasks.support.x,
-        "support.y": tasks.support.y,
-        "query.x": tasks.query.x,
-        "query.y": tasks.query.y,
-    }
+    _check_form(tasks)
+    named = _named(tasks)
 
     def got() -> str:
         return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
@@ -74,16 +121,36 @@ def check_tasks(tasks: Task) -> None:
         )
     if len({len(tensor) for tensor in named.values()}) > 1:
         raise ValueError(f"every tensor of a Task has the same number of tasks first; got {got()}")
-    for name, (x, y) in zip(Task._fields, tasks, strict=True):
-        if x.shape[1] != y.shape[1]:
+    for part in Task._fields:
+        sizes = {t.shape[:2] for name, t in named.items() if name.startswith(part)}
+        if len(sizes) > 1:
             raise ValueError(
-                f"{name}.x and {name}.y differ in their number of examples; got {got()}"
+                f"{part}.x and {part}.y differ in their number of examples; got {got()}"
             )
-        if 0 in x.shape[:2]:
+        if 0 in next(iter(sizes)):
             raise ValueError(f"a Task needs at least one task and one example; got {got()}")
+    if len({tensor.device for tensor in named.values()}) > 1:
+        where = ", ".join(f"{name} on {tensor.device}" for name, tensor in named.items())
+        raise ValueError(f"the tensors of a Task lie on several devices: {where}; see task_to")
     real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
-    if all(map(math.isfinite, [tensor.sum() for tensor in real.values()])):
-        return  # nearly always
-    for name, tensor in real.items():  # or a sum of large numbers
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} has NaN or infinite values; clean or rescale the data first")
+    with torch.no_grad():
+        if not real or math.isfinite(sum(tensor.sum() for tensor in real.values())):
+            return  # nearly always
+        for name, tensor in real.items():  # or a sum of large numbers
+            if not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"{name} has NaN or infinite values; clean or rescale the data first"
+                )
+
+
+def _check_form(tasks: Task) -> None:
+    if not isinstance(tasks, tuple) or len(tasks) != 2:
+        raise TypeError(f"tasks are a Task(support, query); got {type(tasks).__name__}")
+    if not all(isinstance(batch, tuple) and len(batch) == 2 for batch in tasks):
+        kinds = [type(batch).__name__ for batch in tasks]
+        raise TypeError(f"support and query are each a Batch(x, y); got {' and '.join(kinds)}")
+    for name, value in _named(Task(*tasks)).items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} is a {type(value).__name__}, not a tensor: torch.as_tensor(...) makes one"
+            )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from metanotes._ground.checks import positive
 from metanotes.task import Task, task_to
-from metanotes.update_rules import positive
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,12 +11,12 @@ tuple of dictionaries of floating-point tensors.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-Theta = dict[str, Tensor]
+from metanotes._ground.checks import fraction, positive
+from metanotes.theta import Theta
+
 State = tuple[Theta, ...]
 
 
@@ -39,11 +39,18 @@ class UpdateRule(nn.Module):
         raise NotImplementedError
 
 
-def positive(name: str, value: float) -> float:
-    """The value, if it is a finite number above 0; else a ValueError that names it."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}={value} must be a finite number above 0")
-    return float(value)
+def step_size(name: str, value: float) -> float:
+    """A step size, above 0.
+
+    Raises:
+        ValueError: names the argument and its value.
+    """
+    if isinstance(value, Tensor):
+        raise ValueError(
+            f"{name}={value!r} is a tensor: a step size that is learned is a method of its own, "
+            "metanotes.MetaSGD, or the rule LearnedRates; one that is not is a number, float(...)"
+        )
+    return positive(name, value)
 
 
 class SGD(UpdateRule):
@@ -61,7 +68,7 @@ class SGD(UpdateRule):
 
     def __init__(self, lr: float) -> None:
         super().__init__()
-        self.lr = positive("lr", lr)
+        self.lr = step_size("lr", lr)
 
     def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
         return {name: -self.lr * g for name, g in grads.items()}, state
@@ -95,9 +102,8 @@ class Momentum(UpdateRule):
 
     def __init__(self, lr: float, momentum: float = 0.9, nesterov: bool = False) -> None:
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum} must be in [0, 1)")
-        self.lr, self.momentum, self.nesterov = positive("lr", lr), momentum, nesterov
+        self.lr, self.momentum = step_size("lr", lr), fraction("momentum", momentum)
+        self.nesterov = nesterov
 
     def init(self, theta: Theta) -> State:
         return ({name: torch.zeros_like(t) for name, t in theta.items()},)
@@ -136,9 +142,8 @@ class RMSprop(UpdateRule):
 
     def __init__(self, lr: float = 1e-2, decay: float = 0.99, eps: float = 1e-8) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay={decay} must be in [0, 1)")
-        self.lr, self.decay, self.eps = positive("lr", lr), decay, positive("eps", eps)
+        self.lr, self.decay = step_size("lr", lr), fraction("decay", decay)
+        self.eps = positive("eps", eps)
 
     def init(self, theta: Theta) -> State:
         return ({name: torch.zeros_like(t) for name, t in theta.items()},)
@@ -181,7 +186,7 @@ class Adam(UpdateRule):
         super().__init__()
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas={betas} must both be in [0, 1)")
-        self.lr, self.betas, self.eps = positive("lr", lr), betas, positive("eps", eps)
+        self.lr, self.betas, self.eps = step_size("lr", lr), betas, positive("eps", eps)
 
     def init(self, theta: Theta) -> State:
         zeros = {name: torch.zeros_like(t) for name, t in theta.items()}

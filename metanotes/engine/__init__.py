@@ -1,19 +1,21 @@
-"""How the losses of tasks and their gradient are worked out: one door, `meta_step`."""
+"""How the losses of tasks and their gradient are worked out: one door, `meta_step`.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+It knows tasks, thetas and a small protocol (`Learned`), and no learner by name. `recording` is for
+who owns a training loop, `plan_for` for who judges a learner.
+"""
 
-from torch import nn
-
+from metanotes.engine.plan import Plan, plan_for
+from metanotes.engine.protocol import Computing, Learned, Options, Workshop
+from metanotes.engine.recording import recording
 from metanotes.engine.step import meta_step
 
-__all__ = ["meta_step", "recording"]
-
-
-@contextmanager
-def recording(learner: nn.Module) -> Iterator[None]:
-    """While this lasts, nothing but tensors changes in a learner: its operations may be recorded.
-
-    A stub until the engine is rebuilt.
-    """
-    yield
+__all__ = [
+    "Computing",
+    "Learned",
+    "Options",
+    "Plan",
+    "Workshop",
+    "meta_step",
+    "plan_for",
+    "recording",
+]

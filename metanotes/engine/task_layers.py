@@ -2,220 +2,31 @@
 
 The tasks lie side by side in the channels: images `[T, N, C, H, W]` are `[N, T C, H, W]`, with
 channels last in memory (N, H, W, T, C). Then T convolutions are one convolution in T groups, and
-batch normalisation or pooling of T tasks is that of T C channels: each a single operation of
+batch normalization or pooling of T tasks is that of T C channels: each a single operation of
 torch's. `vmap` does so too, but with the channels not last, where a CPU is slow, and its second
 derivatives of a convolution with groups go group by group.
-
-A convolution y = C(x, w) is linear in each argument. So are the gradients that belong to it,
-X(g, w) for x and W(x, g) for w, since all three are one sum of products x w g read three ways:
-<g, C(x, w)> = <x, X(g, w)> = <w, W(x, g)>. To differentiate any of them gives the other two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Pair = tuple[int, int]
-LAST = torch.channels_last
-
-
-# ------------------------------------------------------------------------------- convolution
-
-
-class How(NamedTuple):
-    """The settings of `torch.nn.functional.conv2d` after the bias."""
-
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    groups: int
-
-
-class Convolution(Function):
-    """C(x, w): x `[N, C, H, W]`, w `[O, C / groups, kh, kw]`, to `[N, O, H', W']`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, how: How) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.how = how
-        return F.conv2d(x, w, None, *how)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, w = ctx.saved_tensors
-        dx = InputGradient.apply(g, w, x.shape, ctx.how) if ctx.needs_input_grad[0] else None
-        dw = WeightGradient.apply(x, g, w.shape, ctx.how) if ctx.needs_input_grad[1] else None
-        return dx, dw, None
-
-
-class InputGradient(Function):
-    """X(g, w): g `[N, O, H', W']`, w `[O, C / groups, kh, kw]`, to `[N, C, H, W]`."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, w: Tensor, shape: torch.Size, how: How) -> Tensor:
-        ctx.save_for_backward(g, w)
-        ctx.how = how
-        return _gradient(0, g, _unset(g, shape), w, how)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        g, w = ctx.saved_tensors
-        dg = Convolution.apply(v, w, ctx.how) if ctx.needs_input_grad[0] else None
-        dw = WeightGradient.apply(v, g, w.shape, ctx.how) if ctx.needs_input_grad[1] else None
-        return dg, dw, None, None
-
-
-class WeightGradient(Function):
-    """W(x, g): x `[N, C, H, W]`, g `[N, O, H', W']`, to `[O, C / groups, kh, kw]`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, shape: torch.Size, how: How) -> Tensor:
-        ctx.save_for_backward(x, g)
-        ctx.how = how
-        return _gradient(1, g, x, _unset(g, shape), how)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        x, g = ctx.saved_tensors
-        dx = InputGradient.apply(g, v, x.shape, ctx.how) if ctx.needs_input_grad[0] else None
-        dg = Convolution.apply(x, v, ctx.how) if ctx.needs_input_grad[1] else None
-        return dx, dg, None, None
-
-
-def _gradient(of: int, g: Tensor, x: Tensor, w: Tensor, how: How) -> Tensor:
-    """torch's own gradient of a convolution, for x (`of` 0) or w (1)."""
-    stride, padding, dilation, groups = how
-    backward, which = torch.ops.aten.convolution_backward, [of == 0, of == 1, False]
-    return backward(g, x, w, None, stride, padding, dilation, False, (0, 0), groups, which)[of]
-
-
-def _unset(like: Tensor, shape: torch.Size) -> Tensor:
-    """What `_gradient` looks at the shape of, and at nothing else."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=LAST)
-
-
-# ------------------------------------------------------------------------- batch normalisation
-
-
-def _rows(x: Tensor) -> Tensor:
-    """`[N, C, H, W]`, channels last, to `[N H W, C]`, a view."""
-    return x.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-class Normalization(Function):
-    """Batch normalisation: y = w x^ + b, x^ = (x - mean) r, r = (variance + eps)^-1/2.
-
-    x `[N, C, H, W]`, w and b `[C]`; the moments are those of one channel.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
-        y, mean, r = torch.native_batch_norm(x, w, b, None, None, True, 0.0, eps)
-        ctx.save_for_backward(x, w, mean, r)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, w, mean, r = ctx.saved_tensors
-        return *NormalizationGradient.apply(g, x, w, mean, r), None
-
-
-class NormalizationGradient(Function):
-    """The gradients of batch normalisation, with sums q = sum g and a = sum g x^ over m examples:
-
-    dx = r w (g - q/m - x^ a/m),    dw = a,    db = q                                 (1)
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, g: Tensor, x: Tensor, w: Tensor, mean: Tensor, r: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        backward = torch.ops.aten.native_batch_norm_backward
-        dx, a, q = backward(g, x, w, None, None, mean, r, True, 0.0, [True, True, True])
-        ctx.save_for_backward(g, x, w, mean, r, q, a)
-        return dx, a, q
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, v: Tensor, va: Tensor, vq: Tensor) -> tuple[Tensor | None, ...]:
-        """Of <v, dx> + <va, a> + <vq, q>, where <v, dx> = r w D, D = sum v g - S q/m - B a/m.
-
-        S = sum v and B = sum v x^. x^ depends on x through mean and r, and r on x by
-        dr/dx = -r^2 x^/m.
-        """
-        like, w, mean, r, q, a = ctx.saved_tensors[1:]
-        g, x, v = map(_rows, (ctx.saved_tensors[0], like, v))
-        m = len(x)
-        S = v.sum(0)
-        B = r * ((v * x).sum(0) - mean * S)
-        D = (v * g).sum(0) - (S * q + B * a) / m
-        s = r * w
-        dw = r * D
-        # to g: r w (v - S/m - x^ B/m) + va x^ + vq, as a combination of v, x and 1
-        on_x = r * (va - s * B / m)
-        dg = torch.addcmul(vq - s * S / m - mean * on_x, v, s).addcmul_(x, on_x)
-        # to x^: h = c g + d v, through (1) with w = 1; to r: w D
-        c, d = va - s * B / m, -s * a / m
-        total, along = c * q + d * S, c * a + d * B
-        on_x = -r * r * (along + w * r * D) / m
-        dx = torch.addcmul(-r * total / m - mean * on_x, g, r * c)
-        dx.addcmul_(v, r * d).addcmul_(x, on_x)
-        return _images(dg, like), _images(dx, like), dw, None, None
-
-
-def _images(rows: Tensor, like: Tensor) -> Tensor:
-    """The reverse of `_rows`."""
-    n, c, h, w = like.shape
-    return rows.view(n, h, w, c).permute(0, 3, 1, 2)
-
-
-# ------------------------------------------------------------------------------- max-pooling
-
-
-class MaxPooling(Function):
-    """The largest number in each window: linear, as long as it is in the same place.
-
-    x `[N, C, H, W]`, channels last, to `[N, C, H', W']`; `window` are the arguments of
-    `torch.nn.functional.max_pool2d` from the kernel's size to `ceil_mode`.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, window: tuple[Any, ...]) -> Tensor:
-        y, places = torch.ops.aten.max_pool2d_with_indices(x, *window)
-        ctx.save_for_backward(x, places)
-        ctx.window = window
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, places = ctx.saved_tensors
-        return MaxPoolingGradient.apply(g, x.detach(), places, ctx.window), None
-
-
-class MaxPoolingGradient(Function):
-    """Puts g `[N, C, H', W']` in the places that it belongs to: to `[N, C, H, W]`."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, places: Tensor, window: tuple[Any, ...]) -> Tensor:
-        ctx.save_for_backward(places)
-        return torch.ops.aten.max_pool2d_with_indices_backward(g, x, *window, places)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        (places,) = ctx.saved_tensors
-        v, rows = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (v, places))  # [N, H W, C]
-        return _images(v.gather(1, rows), places), None, None, None
-
+from metanotes.engine.derivatives import (
+    LAST,
+    Convolution,
+    ConvSettings,
+    MaxPooling,
+    Normalization,
+    Pair,
+)
 
 # --------------------------------------------------------------------- the tasks in the channels
 
@@ -230,7 +41,7 @@ def to_tasks(x: Tensor, tasks: int) -> Tensor:
     return x.unflatten(1, (tasks, -1)).transpose(0, 1)
 
 
-def convolve(x: Tensor, w: Tensor, how: How) -> Tensor:
+def convolve(x: Tensor, w: Tensor, how: ConvSettings) -> Tensor:
     """x `[T, N, C, H, W]` and w `[T, O, C, kh, kw]` to `[T, N, O, H', W']`."""
     tasks = len(x)
     together = how._replace(groups=tasks * how.groups)
@@ -282,15 +93,7 @@ class _Vmapped(Function):
 
 
 class TaskLayers(TorchFunctionMode):
-    """Under vmap over tasks, take the layers of this module for the functions of `torch.nn`.
-
-    Args:
-        shared: the tasks have the same weights, and one ordinary convolution serves them all.
-    """
-
-    def __init__(self, shared: bool = False) -> None:
-        super().__init__()
-        self.shared = shared
+    """Under vmap over tasks, take the layers of this module for the functions of `torch.nn`."""
 
     def __torch_function__(
         self,
@@ -301,7 +104,7 @@ class TaskLayers(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.conv2d:
-            return (_shared_convolution if self.shared else _convolution)(*args, **kwargs)
+            return _convolution(*args, **kwargs)
         if func is F.batch_norm:
             return _normalization(*args, **kwargs)
         if func is F.group_norm:
@@ -312,7 +115,7 @@ class TaskLayers(TorchFunctionMode):
 
 
 def _convolution(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -320,20 +123,20 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    if isinstance(padding, str) or x.ndim != 4:
-        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    how = How(_pair(stride), _pair(padding), _pair(dilation), groups)
-    y = _Vmapped.apply(partial(convolve, how=how), x, weight)
+    if isinstance(padding, str) or input.ndim != 4:
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if not is_batchedtensor(weight):
+        # The tasks have the same weights, and vmap's own convolution, of all images at once, serves
+        # them all; its results have their channels last, as its weights have.
+        weight = weight.clone(memory_format=LAST)
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    how = ConvSettings(_pair(stride), _pair(padding), _pair(dilation), groups)
+    y = _Vmapped.apply(partial(convolve, how=how), input, weight)
     return y if bias is None else y + bias[:, None, None]
 
 
-def _shared_convolution(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """vmap's own, of all images at once; its results have their channels last, as weights have."""
-    return F.conv2d(x, weight.clone(memory_format=LAST), *args, **kwargs)
-
-
 def _normalization(
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -342,26 +145,32 @@ def _normalization(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not training or running_mean is not None or x.ndim != 4 or weight is None or bias is None:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _Vmapped.apply(partial(normalize, eps=eps), x, weight, bias)
+    if (
+        not training
+        or running_mean is not None
+        or input.ndim != 4
+        or weight is None
+        or bias is None
+    ):
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _Vmapped.apply(partial(normalize, eps=eps), input, weight, bias)
 
 
 def _group_normalization(
-    x: Tensor,
+    input: Tensor,
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    if x.ndim != 4 or weight is None or bias is None:
-        return F.group_norm(x, num_groups, weight, bias, eps)
+    if input.ndim != 4 or weight is None or bias is None:
+        return F.group_norm(input, num_groups, weight, bias, eps)
     layer = partial(normalize_groups, groups=num_groups, eps=eps)
-    return _Vmapped.apply(layer, x, weight, bias)
+    return _Vmapped.apply(layer, input, weight, bias)
 
 
 def _max_pooling(
-    x: Tensor,
+    input: Tensor,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
@@ -371,9 +180,9 @@ def _max_pooling(
 ) -> Any:
     size = kernel_size, kernel_size if stride is None else stride
     window = (*map(_pair, (*size, padding, dilation)), ceil_mode)
-    if x.ndim != 4 or return_indices:
-        return F.max_pool2d(x, *window, return_indices=return_indices)  # type: ignore[call-overload]
-    return _Vmapped.apply(partial(pool, window=window), x)
+    if input.ndim != 4 or return_indices:
+        return F.max_pool2d(input, *window, return_indices=return_indices)  # type: ignore[call-overload]
+    return _Vmapped.apply(partial(pool, window=window), input)
 
 
 def _pair(of: Any) -> Pair:

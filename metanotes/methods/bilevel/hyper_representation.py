@@ -10,27 +10,35 @@ trained on 20 classes at a time serves tasks of 5 as well.
 
 from __future__ import annotations
 
+from typing import Unpack
+
+import torch
 from torch import nn
 
+from metanotes.engine import Computing
+from metanotes.inner_loop_learner import InnerLoopLearner, check_head
 from metanotes.learner import Loss, cross_entropy
-from metanotes.methods.initialization.anil import ANIL
-from metanotes.update_rules import Theta
+from metanotes.theta import Theta
+from metanotes.update_rules import SGD, step_size
 
 
-class HyperRepresentation(ANIL):
+class HyperRepresentation(InnerLoopLearner):
     """Learn a representation on which k steps of gradient descent from a zero head do best.
 
     Args:
-        model: an `nn.Sequential`: the last module is the head, which starts each task at zero, and
+        model: an `nn.Sequential`: the last module is the head, which starts each task at zero
+            (whatever weights it has), and
             those before it are the body, phi. To test with other ways, give the same body another
             head: `nn.Sequential(*model[:-1], nn.Linear(features, ways))`.
         inner_lr: the inner step size alpha, above 0.
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
-        compile: see `InnerLoopLearner`.
+        batch: see `InnerLoopLearner`.
+        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
 
     Raises:
-        ValueError: as of `ANIL`.
+        ValueError: the model is no such `nn.Sequential`, or its head has no parameters; or see
+            `InnerLoopLearner`.
 
     Source: Franceschi, Frasconi, Salzo, Grazzi and Pontil, "Bilevel Programming for Hyperparameter
     Optimization and Meta-Learning", ICML 2018, section 4.
@@ -44,7 +52,7 @@ class HyperRepresentation(ANIL):
     ...     nn.Sequential(*learner.model[:-1], nn.Linear(256, 5)), inner_lr=0.1, steps=5
     ... )
     >>> {name: tuple(t.shape) for name, t in five.adapt(tasks.support).items()}
-    {'weight': (4, 5, 256), 'bias': (4, 5)}
+    {'13.weight': (4, 5, 256), '13.bias': (4, 5)}
     """
 
     def __init__(
@@ -52,13 +60,21 @@ class HyperRepresentation(ANIL):
         model: nn.Sequential,
         inner_lr: float,
         steps: int = 1,
+        *,
         loss: Loss = cross_entropy,
-        compile: bool = False,
+        batch: int | None = None,
+        **computing: Unpack[Computing],
     ) -> None:
-        super().__init__(model, inner_lr, steps, loss=loss, compile=compile)
-        for p in self.head.parameters():
-            nn.init.zeros_(p).requires_grad_(False)
+        super().__init__(
+            model,
+            SGD(step_size("inner_lr", inner_lr)),
+            steps,
+            loss=loss,
+            adapts=check_head(model),
+            batch=batch,
+            **computing,
+        )
 
     def phi(self) -> Theta:
         """Where the head starts: at zero, which is not learned."""
-        return {n: p.detach().requires_grad_() for n, p in self.head.named_parameters()}
+        return {name: torch.zeros_like(p, requires_grad=True) for name, p in super().phi().items()}

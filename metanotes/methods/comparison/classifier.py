@@ -9,11 +9,11 @@ given. These are a baseline of Ravi and Larochelle (2017).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from metanotes.learner import Learner, Loss, cross_entropy
-from metanotes.task import Batch
+from metanotes.task import Batch, Inputs
+from metanotes.theta import call, over_tasks
 
 
 class Classifier(Learner):
@@ -39,9 +39,9 @@ class Classifier(Learner):
         super().__init__(loss)
         self.model = model
 
-    def adapt(self, support: Batch) -> None:
+    def adapt(self, support: Batch, steps: int | None = None) -> None:
         """Nothing."""
 
-    def predict(self, adapted: None, x: Tensor) -> Tensor:
+    def predict(self, adapted: None, x: Inputs) -> Tensor:
         """f_phi(x): x `[T, M, ...]` to outputs `[T, M, ...]`."""
-        return torch.stack([self.model(minibatch) for minibatch in x])
+        return over_tasks(lambda x: call(self.model, {}, x))(x)

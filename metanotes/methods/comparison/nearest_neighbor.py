@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metanotes.inner_loop import over_tasks
 from metanotes.learner import Learner, check_targets, cross_entropy
-from metanotes.task import Batch
+from metanotes.task import Batch, Inputs
+from metanotes.theta import call, over_tasks
 
 
 class Neighbors(NamedTuple):
@@ -30,8 +30,7 @@ class NearestNeighbor(Learner):
     """Answers with the label of the support example whose features are nearest.
 
     Args:
-        body: from `[N, ...]` to features `[N, ...]`; `nn.Flatten()` compares pixels. If it is one
-            that `torch.func.vmap` cannot batch, set the learner's `batchable` to False.
+        body: from `[N, ...]` to features `[N, ...]`; `nn.Flatten()` compares pixels.
         ways: classes of a task.
 
     Raises:
@@ -48,18 +47,18 @@ class NearestNeighbor(Learner):
         super().__init__()
         self.body, self.ways = body, ways
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Inputs) -> Tensor:
         """`[T, N, ...]` to features of length 1, `[T, N, F]`."""
-        z = over_tasks(lambda _, x: self.body(x), not self.batchable)({}, x)
+        z = over_tasks(lambda x: call(self.body, {}, x))(x)
         return F.normalize(z.flatten(2), dim=2)
 
-    def adapt(self, support: Batch) -> Neighbors:
+    def adapt(self, support: Batch, steps: int | None = None) -> Neighbors:
         """The support set as it is, in features."""
         check_targets(cross_entropy, torch.Size([self.ways]), support.y)
         return Neighbors(self.features(support.x), support.y)
 
-    def predict(self, adapted: Neighbors, x: Tensor) -> Tensor:
+    def predict(self, adapted: Neighbors, x: Inputs) -> Tensor:
         """The greatest cosine to an example of each class, `[T, M, ways]`."""
         cosines = self.features(x) @ adapted.z.mT  # [T, M, N]
-        is_class = adapted.y[:, None, :] == torch.arange(self.ways, device=x.device)[:, None]
+        is_class = adapted.y[:, None, :] == torch.arange(self.ways, device=cosines.device)[:, None]
         return cosines[:, :, None, :].masked_fill(~is_class[:, None], -torch.inf).amax(3)

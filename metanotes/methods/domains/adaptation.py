@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from metanotes.data.pairs import UNLABELLED
 from metanotes.learner import Learner, check_targets, cross_entropy
 from metanotes.methods.domains.gradient_reversal import reversal_schedule
-from metanotes.task import Batch, Task, check_tasks
+from metanotes.task import UNLABELLED, Batch, Task, check_tasks, task_count
+from metanotes.theta import over_tasks
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
@@ -77,17 +77,17 @@ class DomainAdaptation(Learner):
         self.ramp = ramp
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))  # batches, in training
 
-    def adapt(self, support: Batch) -> None:
+    def adapt(self, support: Batch, steps: int | None = None) -> None:
         """Nothing: what there is to learn of the target is in phi."""
 
     def predict(self, adapted: None, x: Tensor) -> Tensor:
         """G(E(x)): x `[T, M, ...]` to `[T, M, classes]`."""
-        return torch.stack([self.classifier(self.encoder(images)) for images in x])
+        return over_tasks(lambda images: self.classifier(self.encoder(images)))(x)
 
     def terms(self, tasks: Task) -> dict[str, Tensor]:
         """The parts of the loss before they are weighted, each `[T]`."""
         check_tasks(tasks)
-        _check_domains(tasks)
+        check_domains(tasks)
         each = [
             self._terms(*batches)
             for batches in zip(tasks.support.x, tasks.support.y, tasks.query.x, strict=True)
@@ -105,22 +105,31 @@ class DomainAdaptation(Learner):
 
     def _shared_terms(self, source: Tensor, target: Tensor, y: Tensor) -> dict[str, Tensor]:
         """L_task and L_similarity, from codes."""
-        logits = self.classifier(source)
-        check_targets(self.loss, logits.shape[1:], y)
-        terms = {"task": self.loss(logits, y)}
+        terms = {"task": self.loss(self.classifier(source), y)}
         if self.similarity is not None:
             terms["similarity"] = self.similarity(source, target)
         return terms
 
     def forward(self, tasks: Task) -> Tensor:
         """Equation (1), `[T]`."""
-        terms = self.terms(tasks)
+        check_tasks(tasks)
+        check_domains(tasks)
+        losses = super().forward(tasks)
+        if self.training:
+            self.seen += task_count(tasks)
+        return losses
+
+    def query_losses(self, tasks: Task) -> Tensor:
+        """Equation (1), `[T]`."""
         weights = dict(self.weights)
         if self.ramp:
             weights["similarity"] *= reversal_schedule(float(self.seen) / self.ramp)
-        if self.training:
-            self.seen += len(tasks.support.x)
+        terms = self.terms(tasks)
         return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+
+    def check(self, tasks: Task, output: torch.Size) -> None:
+        """The labels of the source; the target's are not to be seen."""
+        check_targets(self.loss, output, tasks.support.y)
 
 
 def check_weight(**weight: float) -> float:
@@ -135,7 +144,7 @@ def check_weight(**weight: float) -> float:
     return value
 
 
-def _check_domains(tasks: Task) -> None:
+def check_domains(tasks: Task) -> None:
     """Refuse domains of different shapes, and labels that adaptation must not see."""
     source, target = tasks.support.x.shape[2:], tasks.query.x.shape[2:]
     if source != target:

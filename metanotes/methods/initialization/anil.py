@@ -4,24 +4,20 @@
     L(phi) = sum_n l^n(theta_k^n; z_test, y),    phi = (body, head)
 
 MAML's inner loop moves all of phi; here only the head moves, so that the body works once on every
-image, however many steps follow. Its gradient comes through the features of both sets.
+image, however many steps follow. Its gradient comes through the features of both sets. It is
+MAML with `adapts=` the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from typing import Unpack
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-from metanotes.engine.task_layers import TaskLayers
-from metanotes.inner_loop import Descent, over_tasks, trainable, unrolled
-from metanotes.inner_loop_learner import InnerLoopLearner
+from metanotes.engine import Computing
+from metanotes.inner_loop_learner import InnerLoopLearner, check_head
 from metanotes.learner import Loss, cross_entropy
-from metanotes.task import Batch
-from metanotes.update_rules import SGD, Theta, positive
+from metanotes.update_rules import SGD, step_size
 
 
 class ANIL(InnerLoopLearner):
@@ -33,9 +29,10 @@ class ANIL(InnerLoopLearner):
             and head make one: `nn.Sequential(body, head)`.
         inner_lr: the inner step size alpha, above 0.
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
-        first_order: hold the inner gradients constant.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
-        keep_graph, compile: see `InnerLoopLearner`.
+        first_order: hold the inner gradients constant.
+        batch: see `InnerLoopLearner`.
+        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: the model is no such `nn.Sequential`, its head has nothing to adapt; or see
@@ -50,7 +47,7 @@ class ANIL(InnerLoopLearner):
     >>> learner = ANIL(conv4(ways=5), inner_lr=0.4, steps=5)
     >>> tasks = episodes(glyphs("background"), ways=5, shots=1, queries=5)(4)
     >>> {name: tuple(t.shape) for name, t in learner.adapt(tasks.support).items()}
-    {'weight': (4, 5, 256), 'bias': (4, 5)}
+    {'13.weight': (4, 5, 256), '13.bias': (4, 5)}
     """
 
     def __init__(
@@ -58,63 +55,19 @@ class ANIL(InnerLoopLearner):
         model: nn.Sequential,
         inner_lr: float,
         steps: int = 1,
-        first_order: bool = False,
+        *,
         loss: Loss = cross_entropy,
-        keep_graph: bool = False,
-        compile: bool = False,
+        first_order: bool = False,
+        batch: int | None = None,
+        **computing: Unpack[Computing],
     ) -> None:
-        if not isinstance(model, nn.Sequential) or len(model) < 2:
-            raise ValueError(
-                f"model={type(model).__name__} must be an nn.Sequential whose last module is the "
-                "head: nn.Sequential(body, head)"
-            )
-        if not trainable(model[-1]):
-            raise ValueError(f"the last module, {model[-1]}, has no parameter to adapt")
-        rule = SGD(positive("inner_lr", inner_lr))
-        super().__init__(model, rule, steps, loss, first_order, keep_graph, compile=compile)
-
-    @property
-    def head(self) -> nn.Module:
-        """The last module: what adapts."""
-        return self.model[-1]  # type: ignore[index]
-
-    def phi(self) -> Theta:
-        """The parameters of the head, by name."""
-        return trainable(self.head)
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the body makes of the images of every task: `[T, N, ...]` to `[T, N, F]`."""
-        layers = self._task_layers and torch.is_grad_enabled()
-        return over_tasks(lambda _, x: self._body(x, layers), not self.batchable)({}, x)
-
-    def _body(self, x: Tensor, layers: bool) -> Tensor:
-        """Of one task. Nobody can vmap `layers` once more, as `evaluate` does without gradients."""
-        with TaskLayers(shared=True) if layers else nullcontext():
-            return self.model[:-1](x)  # type: ignore[index]
-
-    def one_by_one(self, x: Tensor) -> bool:
-        """Whether to predict task by task: the weights of the body are the same in all."""
-        return not self.batchable
-
-    def descend(self, batches: Sequence[Batch], steps: int) -> Theta:
-        """The head after so many steps on the features; one graph, since these depend on phi."""
-        inside = [Batch(self.features(x), y) for x, y in batches]
-        loop = not self.batchable
-        descent = Descent(self.head_loss, self.rule, inside, steps, self.first_order, loop)
-        return unrolled(self.phi(), descent)
-
-    def head_loss(self, theta: Theta, z: Tensor, y: Tensor) -> Tensor:
-        """Of one task, on its features z `[N, F]`."""
-        return self.loss(functional_call(self.head, theta, (z,)), y)
-
-    def task_loss(self, theta: Theta, x: Tensor, y: Tensor) -> Tensor:
-        """Of one task, on its images."""
-        return self.head_loss(theta, self._body(x, self._task_layers), y)
-
-    def predict(self, adapted: Theta, x: Tensor) -> Tensor:
-        """f_theta(x) of every task: x `[T, M, ...]` to outputs `[T, M, ...]`."""
-
-        def outputs(theta: Theta, z: Tensor) -> Tensor:
-            return functional_call(self.head, theta, (z,))
-
-        return over_tasks(outputs, not self.batchable)(adapted, self.features(x))
+        super().__init__(
+            model,
+            SGD(step_size("inner_lr", inner_lr)),
+            steps,
+            loss=loss,
+            first_order=first_order,
+            adapts=check_head(model),
+            batch=batch,
+            **computing,
+        )

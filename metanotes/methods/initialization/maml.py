@@ -5,21 +5,19 @@
     grad L  = sum_n (I - alpha H^n) grad l^n(theta^n; D_test),   H^n = Hessian of l^n(.; D_train)
 
 First order (FOMAML) takes I - alpha H for I: the gradient at theta^n is applied at phi.
-
-Joint pre-training asks for the loss at phi itself, before any learning:
-
-    L(phi)  = sum_n l^n(phi)
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Sequence
+from typing import Unpack
 
-from metanotes.inner_loop_learner import InnerLoopLearner
+from torch import nn
+
+from metanotes.engine import Computing
+from metanotes.inner_loop_learner import InnerLoopLearner, Part
 from metanotes.learner import Loss, cross_entropy
-from metanotes.task import Batch, Task
-from metanotes.update_rules import SGD, positive
+from metanotes.update_rules import SGD, step_size
 
 
 class MAML(InnerLoopLearner):
@@ -29,21 +27,40 @@ class MAML(InnerLoopLearner):
         model: any module; its parameters are phi. See `InnerLoopLearner`.
         inner_lr: the inner step size alpha, above 0.
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
-        first_order: FOMAML, without second derivatives.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
-        keep_graph, checkpoint, compile: see `InnerLoopLearner`.
+        first_order: FOMAML, without second derivatives.
+        adapts, batch: see `InnerLoopLearner`.
+        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: see `InnerLoopLearner`.
 
+    Source: Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+    Networks", ICML 2017, algorithm 1.
+
+    >>> import torch
     >>> from metanotes import MAML, mse
     >>> from metanotes.data import sinusoid
     >>> from metanotes.nets import mlp
-    >>> learner = MAML(mlp(1, 40, 40, 1), inner_lr=0.01, steps=1, loss=mse)
-    >>> losses = learner(sinusoid(shots=10, queries=10, seed=0)(25))
-    >>> losses.shape
-    torch.Size([25])
+    >>> model, tasks = mlp(1, 40, 40, 1), sinusoid(shots=10, queries=10, seed=0)(25)
+    >>> learner = MAML(model, inner_lr=0.01, steps=2, loss=mse)
+    >>> losses = learner(tasks)                 # [25]
     >>> losses.mean().backward()                # grad L(phi), second derivatives and all
+
+    The same plainly, task by task. `learner` works on all tasks at once, in the same two steps.
+
+    >>> plain = []
+    >>> for (x, y), (x_test, y_test) in zip(zip(*tasks.support), zip(*tasks.query)):
+    ...     theta = dict(model.named_parameters())
+    ...     for _ in range(2):
+    ...         loss = mse(torch.func.functional_call(model, theta, (x,)), y)
+    ...         grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+    ...         theta = {n: t - 0.01 * g for (n, t), g in zip(theta.items(), grads)}
+    ...     plain.append(mse(torch.func.functional_call(model, theta, (x_test,)), y_test))
+    >>> L = torch.stack(plain).mean()
+    >>> gradient = torch.autograd.grad(L, list(model.parameters()))
+    >>> all(torch.allclose(p.grad, g, atol=1e-5) for p, g in zip(model.parameters(), gradient))
+    True
     """
 
     def __init__(
@@ -51,43 +68,20 @@ class MAML(InnerLoopLearner):
         model: nn.Module,
         inner_lr: float,
         steps: int = 1,
-        first_order: bool = False,
+        *,
         loss: Loss = cross_entropy,
-        keep_graph: bool = False,
-        checkpoint: bool = False,
-        compile: bool = False,
+        first_order: bool = False,
+        adapts: Part | Sequence[Part] | None = None,
+        batch: int | None = None,
+        **computing: Unpack[Computing],
     ) -> None:
-        rule = SGD(positive("inner_lr", inner_lr))
-        super().__init__(model, rule, steps, loss, first_order, keep_graph, checkpoint, compile)
-
-
-class Pretrained(InnerLoopLearner):
-    """Joint pre-training: phi does best on all tasks as it is, and is fine-tuned afterwards.
-
-    Its loss is that of phi on all the data of a task, support and query. Its `adapt` is
-    that of `MAML`, so both are judged alike.
-
-    Args:
-        model: any module; its parameters are phi. See `InnerLoopLearner`.
-        inner_lr: the step size of fine-tuning, above 0.
-        steps: steps of fine-tuning.
-        loss: of one task.
-
-    >>> from metanotes import Pretrained, mse
-    >>> from metanotes.data import sinusoid
-    >>> from metanotes.nets import mlp
-    >>> learner = Pretrained(mlp(1, 40, 40, 1), inner_lr=0.01, steps=1, loss=mse)
-    >>> learner(sinusoid(shots=10, queries=10, seed=0)(25)).shape
-    torch.Size([25])
-    """
-
-    def __init__(
-        self, model: nn.Module, inner_lr: float, steps: int = 1, loss: Loss = cross_entropy
-    ) -> None:
-        super().__init__(model, SGD(positive("inner_lr", inner_lr)), steps, loss)
-
-    def query_losses(self, tasks: Task) -> Tensor:
-        """l^n(phi), the loss before any learning, on all data of every task: `[T]`."""
-        x = torch.cat([tasks.support.x, tasks.query.x], 1)
-        y = torch.cat([tasks.support.y, tasks.query.y], 1)
-        return self.losses_at(self.descend([tasks.support], steps=0), Batch(x, y))
+        super().__init__(
+            model,
+            SGD(step_size("inner_lr", inner_lr)),
+            steps,
+            loss=loss,
+            first_order=first_order,
+            adapts=adapts,
+            batch=batch,
+            **computing,
+        )

@@ -9,13 +9,17 @@ negative the step goes uphill on the support set, if that helps on the query set
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Unpack
+
 import torch
 from torch import nn
 
-from metanotes.inner_loop import trainable
-from metanotes.inner_loop_learner import InnerLoopLearner
+from metanotes.engine import Computing
+from metanotes.inner_loop_learner import InnerLoopLearner, Part, parts_of
 from metanotes.learner import Loss, cross_entropy
-from metanotes.update_rules import State, Theta, UpdateRule, positive
+from metanotes.theta import Theta, trainable
+from metanotes.update_rules import State, UpdateRule, step_size
 
 
 class LearnedRates(UpdateRule):
@@ -34,7 +38,7 @@ class LearnedRates(UpdateRule):
 
     def __init__(self, like: Theta, lr: float) -> None:
         super().__init__()
-        positive("lr", lr)
+        lr = step_size("lr", lr)
         self.names = tuple(like)  # may have dots in them, which names of parameters may not
         self.alpha = nn.ParameterList(torch.full_like(t, lr) for t in like.values())
 
@@ -55,9 +59,10 @@ class MetaSGD(InnerLoopLearner):
         model: any module; its parameters are phi, with as many step sizes. See `InnerLoopLearner`.
         inner_lr: the step size that all start at, above 0.
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
-        first_order: hold the inner gradients constant; the step sizes are learned all the same.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
-        keep_graph, checkpoint, compile: see `InnerLoopLearner`.
+        first_order: hold the inner gradients constant; the step sizes are learned all the same.
+        adapts, batch: see `InnerLoopLearner`; there are step sizes of what adapts.
+        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: see `InnerLoopLearner`.
@@ -79,11 +84,25 @@ class MetaSGD(InnerLoopLearner):
         model: nn.Module,
         inner_lr: float,
         steps: int = 1,
-        first_order: bool = False,
+        *,
         loss: Loss = cross_entropy,
-        keep_graph: bool = False,
-        checkpoint: bool = False,
-        compile: bool = False,
+        first_order: bool = False,
+        adapts: Part | Sequence[Part] | None = None,
+        batch: int | None = None,
+        **computing: Unpack[Computing],
     ) -> None:
-        rule = LearnedRates(trainable(model), positive("inner_lr", inner_lr))
-        super().__init__(model, rule, steps, loss, first_order, keep_graph, checkpoint, compile)
+        lr = step_size("inner_lr", inner_lr)
+        adapted = trainable(model)
+        if adapts is not None:
+            names = parts_of(model, adapts)
+            adapted = {name: p for name, p in adapted.items() if name in names}
+        super().__init__(
+            model,
+            LearnedRates(adapted, lr),
+            steps,
+            loss=loss,
+            first_order=first_order,
+            adapts=adapts,
+            batch=batch,
+            **computing,
+        )

@@ -13,12 +13,18 @@ with rate epsilon on the mean of (2) over tasks is (1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 
-from metanotes.inner_loop_learner import InnerLoopLearner
+from metanotes._ground.checks import count
+from metanotes.engine import Computing
+from metanotes.inner_loop_learner import InnerLoopLearner, Part
 from metanotes.learner import Loss, cross_entropy
-from metanotes.task import Batch, Task, check_tasks
+from metanotes.task import Batch, Task, check_tasks, joined
+from metanotes.theta import Theta
 from metanotes.update_rules import UpdateRule
 
 
@@ -34,13 +40,16 @@ class Reptile(InnerLoopLearner):
         model: any module; its parameters are phi. See `InnerLoopLearner`.
         rule: makes a step of a gradient: `SGD(lr)`, or as published `Adam(lr, betas=(0, 0.999))`.
         steps: inner steps k in training, at least 1; `adapt` and `evaluate` may take more.
-        batch: examples of a minibatch, at least 1; default: all of a task, in every step.
         loss: of one task, inside; `metanotes.mse` for regression.
-        compile: see `InnerLoopLearner`.
+        adapts: which part adapts, see `InnerLoopLearner`; the rest is not learned either, and has
+            to be frozen.
+        batch: examples of a minibatch, at least 1; default: all of a task, in every step.
+        record, compile: see `metanotes.engine.Options`.
 
     Raises:
-        ValueError: steps or batch below 1, more examples of a minibatch than a task has, a rule
-            with parameters to learn; or see `InnerLoopLearner`.
+        ValueError: steps or batch below 1, more examples of a minibatch than a task has, something
+            to learn (in the rule, the loss, or the model) that does not adapt; or see
+            `InnerLoopLearner`.
 
     Source: Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", 2018,
     algorithms 1 and 2.
@@ -60,53 +69,49 @@ class Reptile(InnerLoopLearner):
         model: nn.Module,
         rule: UpdateRule,
         steps: int,
-        batch: int | None = None,
+        *,
         loss: Loss = cross_entropy,
-        compile: bool = False,
+        adapts: Part | Sequence[Part] | None = None,
+        batch: int | None = None,
+        **computing: Unpack[Computing],
     ) -> None:
-        for name, count in {"steps": steps, "batch": batch}.items():
-            if count is not None and count < 1:
-                raise ValueError(f"{name}={count} must be at least 1")
-        if any(p.requires_grad for p in rule.parameters()):
+        count("steps", steps)
+        super().__init__(
+            model,
+            rule,
+            steps,
+            loss=loss,
+            first_order=True,
+            adapts=adapts,
+            batch=batch,
+            **computing,
+        )
+        walks = {id(p) for p in self.phi().values()}
+        others = [n for n, p in self.named_parameters() if p.requires_grad and id(p) not in walks]
+        if others:
             raise ValueError(
-                f"{type(rule).__name__} has parameters to learn, and Reptile, which holds theta_k "
-                "constant, would never learn them: use SGD or Adam"
+                f"Reptile holds theta_k constant and would never learn {others}, which do not "
+                "adapt: freeze them (requires_grad_(False)), and use a rule without parameters, "
+                "such as SGD or Adam"
             )
-        super().__init__(model, rule, steps, loss, first_order=True, compile=compile)
-        self.batch = batch
+
+    def adapt(self, support: Batch, steps: int | None = None) -> Theta:
+        """theta_k by name, after steps on the whole support set."""
+        whole = self.batch
+        try:
+            self.batch = None
+            return super().adapt(support, steps)
+        finally:
+            self.batch = whole
 
     def forward(self, tasks: Task) -> Tensor:
         """`1/2 (phi - theta_k)^2` of every task, `[T]`: how far it has walked, not how well."""
         check_tasks(tasks)
-        both = Batch(*(torch.cat(pair, 1) for pair in zip(*tasks, strict=True)))
-        if self.batch is not None:
-            both = minibatches(both, self.batch, self.steps)
-        return super().forward(Task(both, tasks.query))
+        return super().forward(Task(joined(*tasks), tasks.query))
 
     def query_losses(self, tasks: Task) -> Tensor:
-        """Equation (2) of every task, whose support set is its minibatches, one after the other."""
-        examples = tasks.support.x.shape[1]
-        parts = (t.split(self.batch or examples, 1) for t in tasks.support)
-        batches = [Batch(x, y) for x, y in zip(*parts, strict=True)]
+        """Equation (2) of every task."""
         with torch.no_grad():
-            theta = self.descend(batches, self.steps)
+            theta = self.descend(self.in_turn(tasks.support), self.steps)
         away = (p - theta[name] for name, p in self.phi().items())  # [T, ...] each
         return torch.stack([0.5 * d.square().reshape(len(d), -1).sum(1) for d in away]).sum(0)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, batch={self.batch}"
-
-
-def minibatches(examples: Batch, size: int, steps: int) -> Batch:
-    """The minibatches of so many steps, one after the other: x `[T, steps * size, ...]`.
-
-    Each task's examples are gone through in a random order; when all have been used, in another.
-    """
-    tasks, count = examples.x.shape[:2]
-    if size > count:
-        raise ValueError(f"batch={size} asks for more examples than the {count} of a task")
-    rounds = -(-size * steps // count)
-    order = torch.cat([torch.rand(tasks, count).argsort(1) for _ in range(rounds)], 1)
-    rows = order[:, : size * steps].to(examples.x.device)
-    task = torch.arange(tasks, device=rows.device)[:, None]
-    return Batch(*(t[task, rows] for t in examples))

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metanotes._ground.checks import counts
+from metanotes._ground.randomness import seeded
 from metanotes.learner import Learner, Loss, check_targets, mse
-from metanotes.task import Batch, Task, check_tasks
+from metanotes.task import Batch, Task, joined
 
 
 class Activations(NamedTuple):
@@ -68,12 +70,9 @@ class RecurrentLearner(Learner):
         self, inputs: int, outputs: int = 1, hidden: int = 40, loss: Loss = mse, seed: int = 0
     ) -> None:
         super().__init__(loss)
-        for name, count in {"inputs": inputs, "outputs": outputs, "hidden": hidden}.items():
-            if count < 1:
-                raise ValueError(f"{name}={count} must be at least 1")
+        counts(inputs=inputs, outputs=outputs, hidden=hidden)
         self.inputs, self.outputs, self.hidden = inputs, outputs, hidden
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.lstm = nn.LSTM(inputs + outputs, hidden, batch_first=True)
             self.head = nn.Linear(hidden, outputs)
         with torch.no_grad():
@@ -87,7 +86,7 @@ class RecurrentLearner(Learner):
         """
         return self._run(examples)[0]
 
-    def adapt(self, support: Batch) -> Activations:
+    def adapt(self, support: Batch, steps: int | None = None) -> Activations:
         """The activations after the support set."""
         _, (h, c) = self._run(support)
         return Activations(h[0], c[0], support.y[:, -1])
@@ -102,12 +101,15 @@ class RecurrentLearner(Learner):
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return self.head(o.sigmoid() * c.tanh())
 
-    def forward(self, tasks: Task) -> Tensor:
+    def query_losses(self, tasks: Task) -> Tensor:
         """(2) for each function, a mean over all its examples: `[T]`."""
-        check_tasks(tasks)
-        x, y = (torch.cat(pair, 1) for pair in zip(*tasks, strict=True))
-        check_targets(self.loss, torch.Size([self.outputs]), y)
-        return self.task_losses(self.predictions(Batch(x, y)), y)
+        examples = joined(*tasks)
+        return self.task_losses(self.predictions(examples), examples.y)
+
+    def check(self, tasks: Task, output: torch.Size) -> None:
+        """Every example of a sequence is a target."""
+        for batch in tasks:
+            check_targets(self.loss, output, batch.y)
 
     def _run(self, examples: Batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         x, y = examples

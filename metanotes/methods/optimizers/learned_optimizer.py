@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from metanotes.update_rules import UpdateRule, positive
+from metanotes._ground.checks import positive
+from metanotes.update_rules import UpdateRule
 
 
 class LearnedOptimizer(Optimizer):

@@ -25,7 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from metanotes.update_rules import State, Theta, UpdateRule, positive
+from metanotes._ground.checks import positive
+from metanotes.theta import Theta
+from metanotes.update_rules import State, UpdateRule
 
 COLUMNS = 8192  # coordinates worked on at once, at most: few enough for the processor's cache
 

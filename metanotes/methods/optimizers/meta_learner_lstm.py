@@ -15,13 +15,20 @@ respect to s, at s = 0. So the learner gives theta one more entry, which stays 0
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 
-from metanotes.inner_loop_learner import InnerLoopLearner
+from metanotes._ground.checks import positive
+from metanotes.engine import Computing
+from metanotes.inner_loop_learner import InnerLoopLearner, Part
 from metanotes.learner import Loss, cross_entropy
 from metanotes.methods.optimizers.lstm_rule import log_and_sign
-from metanotes.update_rules import State, Theta, UpdateRule, positive
+from metanotes.task import Inputs
+from metanotes.theta import Theta
+from metanotes.update_rules import State, UpdateRule
 
 LOSS = "l(theta)"  # the name of s among the parameters
 
@@ -126,11 +133,12 @@ class MetaLearnerLSTM(InnerLoopLearner):
     Args:
         model: any module; its parameters are c_0, a part of phi. See `InnerLoopLearner`.
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
-        hidden: units of the first LSTM.
-        first_order: hold gradients and losses constant, as published.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
+        first_order: hold gradients and losses constant, as published.
+        adapts, batch: see `InnerLoopLearner`.
+        hidden: units of the first LSTM.
         seed: of the rule's initial weights.
-        keep_graph, checkpoint, compile: see `InnerLoopLearner`.
+        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: see `InnerLoopLearner` and `GatedRule`.
@@ -153,17 +161,26 @@ class MetaLearnerLSTM(InnerLoopLearner):
         self,
         model: nn.Module,
         steps: int = 5,
-        hidden: int = 20,
-        first_order: bool = True,
+        *,
         loss: Loss = cross_entropy,
+        first_order: bool = True,
+        adapts: Part | Sequence[Part] | None = None,
+        batch: int | None = None,
+        hidden: int = 20,
         seed: int = 0,
-        keep_graph: bool = False,
-        checkpoint: bool = False,
-        compile: bool = False,
+        **computing: Unpack[Computing],
     ) -> None:
         like = next(model.parameters(), torch.zeros(()))
-        rule = GatedRule(hidden, seed=seed).to(like.device, like.dtype)
-        super().__init__(model, rule, steps, loss, first_order, keep_graph, checkpoint, compile)
+        super().__init__(
+            model,
+            GatedRule(hidden, seed=seed).to(like.device, like.dtype),
+            steps,
+            loss=loss,
+            first_order=first_order,
+            adapts=adapts,
+            batch=batch,
+            **computing,
+        )
 
     def phi(self) -> Theta:
         """c_0 by name, and s = 0 beside it."""
@@ -171,13 +188,12 @@ class MetaLearnerLSTM(InnerLoopLearner):
         s = next(iter(start.values())).new_zeros(()).requires_grad_()
         return {**start, LOSS: s}
 
-    def task_loss(self, theta: Theta, x: Tensor, y: Tensor) -> Tensor:
+    def task_loss(
+        self, theta: Theta, x: Inputs, y: Tensor, model: nn.Module | None = None
+    ) -> Tensor:
         """(1 + s) l(theta) of one task, whose derivative by s is the loss."""
-        return (1 + theta[LOSS]) * super().task_loss(_weights(theta), x, y)
+        return (1 + theta[LOSS]) * super().task_loss(theta, x, y, model)
 
-    def _outputs(self, theta: Theta, x: Tensor) -> Tensor:
-        return super()._outputs(_weights(theta), x)
-
-
-def _weights(theta: Theta) -> Theta:
-    return {name: t for name, t in theta.items() if name != LOSS}
+    def outputs(self, theta: Theta, x: Inputs, model: nn.Module | None = None) -> Tensor:
+        """f_theta(x) of one task, which s has no part in."""
+        return super().outputs({n: t for n, t in theta.items() if n != LOSS}, x, model)

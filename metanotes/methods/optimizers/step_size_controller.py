@@ -23,11 +23,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metanotes._ground.checks import positive
 from metanotes.data.functions import Functions
-from metanotes.inner_loop import leaves, over_tasks
 from metanotes.task import Batch
+from metanotes.theta import How, in_force, losses_and_gradients
 from metanotes.training import progress_bar
-from metanotes.update_rules import positive
 
 
 class Rollout(NamedTuple):
@@ -216,15 +216,13 @@ def train_controller(
 
 def _evaluate(functions: Functions, theta: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """f(theta), `[T]`, and its gradient, both constant."""
-    at = leaves(theta)
-    with torch.enable_grad():
-        losses = over_tasks(functions.loss, loop=False)(at, *next(functions.batches))
-        grads = torch.autograd.grad(losses.sum(), list(at.values()))
+    with in_force(How(at_once=True)):
+        losses, grads = losses_and_gradients(functions.loss, theta, *next(functions.batches))
     losses = losses.detach()
     if not (losses > 0).all():
         least = float(losses.min())
         raise ValueError(f"the least loss is {least}: a reward in logarithms needs > 0")
-    return losses, dict(zip(at, grads, strict=True))
+    return losses, grads
 
 
 def _copied(functions: Functions, copies: int) -> Functions:

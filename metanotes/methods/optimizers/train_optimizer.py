@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from metanotes._ground.checks import positive
 from metanotes.data.functions import Functions
 from metanotes.methods.optimizers.unroll import LearningToOptimize
 from metanotes.training import History, Run, check_training
-from metanotes.update_rules import positive
 
 
 def train_optimizer(

@@ -18,16 +18,14 @@ Source: Andrychowicz et al., "Learning to learn by gradient descent by gradient 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from metanotes.data.functions import Functions
-from metanotes.engine.step import keep_freed_memory
-from metanotes.inner_loop import leaves, over_tasks
-from metanotes.update_rules import State, Theta, UpdateRule
+from metanotes.theta import How, KnownGradient, Theta, in_force, losses_and_gradients
+from metanotes.update_rules import State, UpdateRule
 
 
 class Position(NamedTuple):
@@ -115,7 +113,6 @@ class LearningToOptimize(nn.Module):
             f(theta) after each of them, `[T, steps]`, differentiable in phi, and the position after
             the last.
         """
-        keep_freed_memory()
         theta, state, _, grads = position
         losses = []
         for _ in range(steps):
@@ -129,40 +126,18 @@ class LearningToOptimize(nn.Module):
         """f(theta), `[T]`, and its gradient, on the next batch."""
         batch = next(functions.batches)
         second_order = torch.is_grad_enabled() and not self.first_order
-        at = theta if second_order else leaves(theta)
-        if second_order and not any(t.requires_grad for t in theta.values()):
-            at = leaves(theta)  # theta_0, which phi had no part in
-        names = list(theta)
-        # One by one where weights that differ would make a grouped convolution: slow on a CPU. And
-        # for a single function, which does without vmap's decompositions.
+        # One by one where weights that differ would make a grouped convolution: slow on a CPU.
         convolutions = any(t.ndim == 5 for t in theta.values())
-        loop = len(batch.x) == 1 or (convolutions and not batch.x.is_cuda)
-        with torch.enable_grad():
-            losses = over_tasks(functions.loss, loop)(at, *batch)
-            gradients = torch.autograd.grad(
-                losses.sum(), [at[n] for n in names], create_graph=second_order
+        with in_force(How(at_once=batch.x.is_cuda or not convolutions)):
+            losses, grads = losses_and_gradients(
+                functions.loss, theta, *batch, create_graph=second_order
             )
         if not second_order:
-            losses = _Known.apply(losses.detach(), gradients, *theta.values())
-        return losses, dict(zip(names, gradients, strict=True))
+            losses = KnownGradient.apply(losses.detach(), list(grads.values()), *theta.values())
+        return losses, grads
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, first_order={self.first_order}"
-
-
-class _Known(torch.autograd.Function):
-    """Losses `[T]` at theta whose gradient is known, so that no graph has to be kept for it."""
-
-    @staticmethod
-    def forward(ctx: Any, losses: Tensor, gradients: Sequence[Tensor], *theta: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return losses.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        each = (weights.view(-1, *[1] * (g.ndim - 1)) * g for g in ctx.gradients)
-        return None, None, *each
 
 
 @torch.no_grad()

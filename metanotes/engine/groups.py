@@ -1,0 +1,74 @@
+"""The losses of tasks and their gradient, group by group, so that the memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from metanotes.engine.plan import LARGE, Plan
+from metanotes.engine.protocol import Learned
+from metanotes.task import Task, task_count
+
+Gradient = list[Tensor | None]
+
+
+def losses_and_gradient(
+    learner: Learned, tasks: Task, plan: Plan, weights: Tensor | None = None
+) -> tuple[Tensor, Gradient]:
+    """l^n of some tasks, `[T]`, and the gradient of their sum, weighted with `weights` `[T]`.
+
+    No graph outlives its group of tasks.
+    """
+    groups = plan.groups(tasks)
+    shares: Sequence[Tensor | None] = [None] * len(groups)
+    if weights is not None:
+        shares = weights.split([task_count(group) for group in groups])
+    phi = [p for p in learner.parameters() if p.requires_grad]
+    losses: list[Tensor] = []
+    total: Gradient = [None] * len(phi)
+    with plan.at_work(), torch.enable_grad():
+        for group, share in zip(groups, shares, strict=True):
+            losses.append(learner.query_losses(group))
+            summed = (losses[-1] if share is None else share * losses[-1]).sum()
+            gradient = torch.autograd.grad(summed, phi, allow_unused=True)
+            losses[-1] = losses[-1].detach()
+            total = [
+                g if t is None else t if g is None else t + g
+                for t, g in zip(total, gradient, strict=True)
+            ]
+    return torch.cat(losses), total
+
+
+class _Threads:
+    """How many work in one thread at present, and how many threads there were before."""
+
+    lock = Lock()
+    inside = 0
+    before = 1
+
+
+@contextmanager
+def few_threads(plan: Plan, tasks: int) -> Iterator[None]:
+    """Small work in one thread: two would gain little, and lose much where a core is busy.
+
+    torch keeps one number for the whole process, and others may be at work: the last one out puts
+    back what the first one saw.
+    """
+    if plan.flops * tasks > LARGE or (_Threads.inside == 0 and torch.get_num_threads() == 1):
+        yield
+        return
+    with _Threads.lock:
+        if _Threads.inside == 0:
+            _Threads.before = torch.get_num_threads()
+        _Threads.inside += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _Threads.lock:
+            _Threads.inside -= 1
+            torch.set_num_threads(_Threads.before)

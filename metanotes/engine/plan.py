@@ -1,0 +1,309 @@
+"""A plan: how the tasks of one shape are worked on, found out once and never changed.
+
+What is batched is checked against what is not. At the first sight of a model, a shape, a type and
+a mode, the numbers that `probe` gives for two tasks are worked out one by one, by ordinary calls,
+and then in each faster way. The first way that agrees is taken; where none does, one by one it is.
+So a fault of torch's under `vmap`, whatever it is next, costs time and no truth.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from metanotes._ground.randomness import cuda_devices
+from metanotes.engine.protocol import Learned
+from metanotes.engine.task_layers import TaskLayers
+from metanotes.task import Task, map_tensors, task_count
+from metanotes.theta import ONE_BY_ONE, How, in_force
+
+LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
+GROUP = 500_000_000  # and of the tasks that are worked on at once, about
+KEPT = 256  # plans of a learner; of more shapes than that, the first are forgotten
+
+
+class Plan(NamedTuple):
+    """How the tasks of one shape are worked on.
+
+    Args:
+        how: at once or one by one, and with which layers.
+        output: the shape of the model's output for one example.
+        flops: floating-point operations of a task, by `first_look`.
+        group: tasks that are worked on at once, at most.
+        plain_attention: attention by ordinary products, which alone can be differentiated twice.
+        outside: whether the losses depend on something that is learned and is not the learner's.
+    """
+
+    how: How
+    output: torch.Size
+    flops: int
+    group: int
+    plain_attention: bool
+    outside: bool
+
+    @contextmanager
+    def at_work(self, **changes: Any) -> Iterator[None]:
+        """The plan is in force; with changes of its `how`, if any."""
+        with working(self.how._replace(**changes) if changes else self.how, self.plain_attention):
+            yield
+
+    def groups(self, tasks: Task) -> list[Task]:
+        """The tasks, in groups to be worked on one after the other."""
+        parts = -(-task_count(tasks) // self.group)
+        if parts == 1:
+            return [tasks]
+        split: list[list[Tensor]] = []
+        leaves = map_tensors(lambda t: split.append(list(t.tensor_split(parts))) or t, tasks)
+        groups = []
+        for i in range(parts):
+            rest = iter(split)
+            groups.append(map_tensors(lambda t, i=i, rest=rest: next(rest)[i], leaves))
+        return groups
+
+
+@contextmanager
+def working(how: How, plain_attention: bool) -> Iterator[None]:
+    """Functions of one task are applied to all in this way."""
+    if not plain_attention:
+        with in_force(how):
+            yield
+        return
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with in_force(how), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def plan_for(learner: Learned, tasks: Task) -> Plan:
+    """The plan for tasks of this shape, made at their first sight."""
+    plans = learner.workshop.plans
+    key = _key(learner, tasks)
+    plan: Plan | None = plans.get(key)
+    if plan is None:
+        if len(plans) >= KEPT:
+            plans.pop(next(iter(plans)), None)
+        plan = plans[key] = make_plan(learner, tasks)
+    return plan
+
+
+def _key(learner: Learned, tasks: Task) -> Hashable:
+    tensors = tree_leaves(tasks)
+    kind = tensors[0].device.type
+    return (
+        tuple([(type(module), module.training) for module in learner.modules()]),
+        tuple([p.requires_grad for p in learner.parameters()]),
+        tuple([(t.shape[1:], t.dtype, t.device) for t in tensors]),
+        learner.options,
+        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
+    )
+
+
+def make_plan(learner: Learned, tasks: Task) -> Plan:
+    """Look at the model, try what is fast on two tasks, and compare.
+
+    Raises:
+        ValueError: the model writes to its buffers; and whatever the model raises by itself.
+    """
+    rows = torch.tensor([0, min(1, task_count(tasks) - 1)])
+    two = map_tensors(lambda t: t.detach()[rows.to(t.device)], tasks)
+    one = map_tensors(lambda t: t[:1], two)
+    device = tree_leaves(tasks)[0].device
+    with torch.random.fork_rng(devices=cuda_devices(device)), _buffers_kept(learner):
+        two = Task(*(batch._replace(x=map_tensors(_uneven, batch.x)) for batch in two))
+        with (
+            torch.no_grad(),
+            working(ONE_BY_ONE, plain_attention=False),
+            FlopCounterMode(display=False) as counter,
+        ):
+            output = learner.first_look(one)
+        learner.check(one, output)
+        flops = counter.get_total_flops()
+        plain_attention, numbers = _plainly(learner, two)
+        outside = _outside(learner, one, plain_attention)
+        on_cpu = device.type == "cpu"
+        group = _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62
+        convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
+        how = ONE_BY_ONE
+        for candidate in _candidates(convolves, group, learner.options.keep_graph):
+            tried = _numbers(learner, two, candidate, plain_attention)
+            if tried is not None and _alike(tried, numbers):
+                how = candidate
+                break
+    if outside:
+        how, group = how._replace(apart=False), 1 << 62
+    return Plan(how, output, flops, group, plain_attention, outside)
+
+
+def _uneven(x: Tensor) -> Tensor:
+    """Real inputs with a little noise: in flat regions, where a ReLU stands between on and off,
+    rounding alone would decide what is compared."""
+    if not x.is_floating_point():
+        return x
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return x + 0.1 * (x.abs().mean() + 1e-3) * noise
+
+
+def _group(learner: Learned, flops: int) -> int:
+    """Tasks that are worked on at once, where arithmetic is what they cost."""
+    return max(1, (GROUP // 2 if learner.options.checkpoint else GROUP) // flops)
+
+
+def _candidates(convolves: bool, group: int, keep_graph: bool) -> Sequence[How]:
+    """The ways to try, the fastest first."""
+    if not convolves:
+        return [How(at_once=True)] if group > 1 else []
+    by_one = How(channels_last=True)
+    if group == 1:
+        return [by_one]
+    at_once = How(at_once=True, apart=True, channels_last=True)
+    if keep_graph:  # the layers can be differentiated twice only
+        return [at_once._replace(apart=False, channels_last=False), by_one]
+    return [at_once._replace(layers=TaskLayers), at_once, by_one]
+
+
+# --------------------------------------------------------------------------- what is compared
+
+
+def _plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
+    """Whether attention has to be by ordinary products, and the numbers that are right."""
+    try:
+        with working(ONE_BY_ONE, False), Still():
+            return False, learner.probe(two)
+    except (RuntimeError, NotImplementedError) as error:
+        try:
+            with working(ONE_BY_ONE, True), Still():
+                return True, learner.probe(two)
+        except (RuntimeError, NotImplementedError):
+            raise error from None
+
+
+def _numbers(learner: Learned, two: Task, how: How, plain_attention: bool) -> list[Tensor] | None:
+    """What `probe` gives in this way, or None where the model or torch cannot be worked so."""
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            # torch loops by itself where it lacks a rule: no faster than one by one.
+            warnings.filterwarnings("error", "There is a performance drop")
+            stack.enter_context(working(how, plain_attention))
+            stack.enter_context(Still())
+            return learner.probe(two)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
+        return None
+
+
+def _alike(tried: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    """Whether two lists of numbers agree but for rounding.
+
+    A tensor that is nothing but rounding, as the gradient of a bias before a normalisation, is
+    measured by the largest of all.
+    """
+    kind = right[0].device.type
+    coarse = torch.is_autocast_enabled(kind) or right[0].dtype in (torch.bfloat16, torch.float16)
+    tolerance = 0.05 if coarse else 1e-8 if right[0].dtype == torch.float64 else 2e-3
+    norms = [float(_finite(b).norm()) for b in right]
+    most = max(norms)
+    return all(
+        a.shape == b.shape
+        and torch.equal(torch.isfinite(a), torch.isfinite(b))
+        and float((_finite(a) - _finite(b)).norm()) <= tolerance * (norm + 1e-3 * most) + 1e-30
+        for a, b, norm in zip(tried, right, norms, strict=True)
+    )
+
+
+def _finite(t: Tensor) -> Tensor:
+    return t.detach().double().nan_to_num(0.0, 0.0, 0.0)
+
+
+class Still(TorchFunctionMode):
+    """No dropout, so that what is worked out twice can be compared.
+
+    Scaled as in training, where each number is left out or multiplied with 1 / (1 - p).
+    """
+
+    still: frozenset[Callable[..., Any]] = frozenset(
+        (
+            F.dropout,
+            F.dropout1d,
+            F.dropout2d,
+            F.dropout3d,
+            F.alpha_dropout,
+            F.feature_alpha_dropout,
+        )
+    )
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.still:
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
+# ------------------------------------------------------------------------ what else is found out
+
+
+def _outside(learner: Learned, one: Task, plain_attention: bool) -> bool:
+    """Whether the losses depend on tensors that require a gradient and are not the learner's."""
+    own = {id(p) for p in learner.parameters()}
+    with torch.enable_grad(), working(ONE_BY_ONE, plain_attention):
+        losses = learner.query_losses(one)
+    return any(id(leaf) not in own for leaf in graph_leaves(losses))
+
+
+def graph_leaves(of: Tensor) -> list[Tensor]:
+    """The tensors that a graph ends in: those whose gradient `backward` would leave in `.grad`."""
+    found, seen, waiting = [], set(), [of.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.append(variable)
+        waiting += [parent for parent, _ in node.next_functions]
+    return found
+
+
+@contextmanager
+def _buffers_kept(learner: Learned) -> Iterator[None]:
+    """Buffers that are written to are put back, and refused."""
+    before = [(b, b.detach().clone(), b._version) for b in learner.buffers()]
+    written: list[Tensor] = []
+    try:
+        yield
+    finally:
+        for buffer, value, version in before:
+            if buffer._version != version:
+                written.append(buffer)
+                with torch.no_grad():
+                    buffer.copy_(value)
+    if written:
+        names = [n for n, b in _named_buffers(learner) if any(b is w for w in written)]
+        raise ValueError(
+            f"the model's forward writes to its buffers {names}: they would carry one "
+            "task into the next; use a module that keeps nothing (or model.eval())"
+        )
+
+
+def _named_buffers(learner: Any) -> list[tuple[str, Tensor]]:
+    return [(name.removeprefix("model."), b) for name, b in learner.named_buffers()]

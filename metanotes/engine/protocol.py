@@ -1,0 +1,93 @@
+"""What the engine asks of a learner. It never names a class of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any, NamedTuple, Protocol, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from metanotes.task import Task
+
+
+class Options(NamedTuple):
+    """How a learner is worked out: never what its losses are.
+
+    Args:
+        keep_graph: build one graph of everything, so that the gradient can be differentiated again,
+            any number of times.
+        checkpoint: hold k copies of theta and compute each inner step but the last again in the
+            backward pass: less memory for more time, as in `torch.utils.checkpoint`.
+        record: nothing but tensors changes from now on: after some 200 calls with tasks of one
+            shape their operations are recorded, and played back without modules and autograd. It
+            pays for small networks and on a GPU. `meta_train` asks for it by itself.
+        compile: record, and compile what is recorded by torch's compiler: seconds to minutes once,
+            for every shape of the tasks. Convolutions on a CPU are left as they are.
+    """
+
+    keep_graph: bool = False
+    checkpoint: bool = False
+    record: bool = False
+    compile: bool = False
+
+
+class Computing(TypedDict, total=False):
+    """`Options`, as keyword arguments of every learner."""
+
+    keep_graph: bool
+    checkpoint: bool
+    record: bool
+    compile: bool
+
+
+class Workshop:
+    """What the engine keeps of its work on a learner: plans and recordings.
+
+    It belongs to one learner: a copy of that learner, or one that was saved, has an empty one.
+    """
+
+    def __init__(self) -> None:
+        self.plans: dict[Hashable, Any] = {}
+        self.recordings: dict[Hashable, Any] = {}
+        self.asked = 0  # how many loops at present ask for recordings
+
+    def __deepcopy__(self, memo: Any) -> Workshop:
+        return Workshop()
+
+    def __reduce__(self) -> tuple[type[Workshop], tuple[()]]:
+        return Workshop, ()
+
+
+class Learned(Protocol):
+    """A learner, as the engine sees it.
+
+    Its losses are `query_losses`, plainly written; the rest is looked at before any work.
+    """
+
+    options: Options
+    workshop: Workshop
+    training: bool
+
+    def query_losses(self, tasks: Task) -> Tensor:
+        """l^n, the loss on the query set after learning from the support set: `[T]`."""
+        ...
+
+    def first_look(self, tasks: Task) -> torch.Size:
+        """Run the model, plainly, on a single task: the shape of its output for one example.
+
+        What it costs is the measure by which tasks are worked on in groups.
+        """
+        ...
+
+    def probe(self, tasks: Task) -> list[Tensor]:
+        """Numbers that show whether two tasks at once are as each by itself: losses, gradients."""
+        ...
+
+    def check(self, tasks: Task, output: torch.Size) -> None:
+        """Refuse targets that outputs of this shape cannot be compared with."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def buffers(self) -> Iterator[Tensor]: ...
+    def modules(self) -> Iterator[nn.Module]: ...

@@ -1,0 +1,267 @@
+"""Recordings: the operations of a meta-step, played back without modules and autograd.
+
+With small networks, and on a GPU, the time goes into Python and the dispatch of operations, not
+into arithmetic. A recording leaves that out. It is right as long as nothing but tensors changes,
+which no code can know of another's: so recordings are asked for, by `record=True`, by
+`compile=True`, or by `recording(learner)`, as a training loop does that owns all that happens in
+it. Whoever asks gets a check: the first play and every 1 000th is compared with plain work.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from metanotes._ground.randomness import cuda_devices, random_state, replayed
+from metanotes.engine.graph import DIRECT, draws, simplify, turn_products
+from metanotes.engine.groups import Gradient, losses_and_gradient
+from metanotes.engine.plan import Plan
+from metanotes.engine.protocol import Learned
+from metanotes.task import Task
+
+SIGHTS = 200  # tasks of one shape are seen so often before they are recorded
+CHECKED = 1000  # plays from one check to the next
+KEPT = 16  # recordings of a learner
+COUNTED = 1024  # shapes whose sights are counted
+
+_one_at_a_time = RLock()  # torch's tracer keeps its state for the whole process
+
+
+class Recording:
+    """The operations of `losses_and_gradient` for tasks of one shape.
+
+    Args:
+        operations: a function of the parameters and buffers of the learner and the tensors of the
+            tasks. It gives the losses, then the gradient.
+        random: whether it draws random numbers.
+    """
+
+    def __init__(self, operations: Callable[..., list[Any]], random: bool) -> None:
+        self.operations, self.random, self.plays = operations, random, 0
+
+    def play(
+        self, learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]
+    ) -> tuple[Tensor, Gradient]:
+        """The losses and the gradient, compared now and then with what they should be.
+
+        Raises:
+            RuntimeError: they are no longer those of the learner.
+        """
+        tensors = [t.detach() for t in (*own, *tree_flatten(tasks)[0])]
+        if self.plays % CHECKED:
+            losses, *gradient = self.operations(*tensors)
+        else:
+            device = tensors[-1].device
+            with replayed(random_state(device), device):
+                right = losses_and_gradient(learner, tasks, plan)
+            losses, *gradient = self.operations(*tensors)
+            _check(losses, gradient, *right)
+        self.plays += 1
+        return losses, gradient
+
+
+def _check(losses: Tensor, gradient: Gradient, right: Tensor, right_gradient: Gradient) -> None:
+    rounding = 1e-6 if losses.dtype == torch.float64 else 0.02
+    for ours, plain in zip([losses, *gradient], [right, *right_gradient], strict=True):
+        if ours is None or plain is None:
+            same = ours is plain
+        else:
+            scale = max(float(plain.norm()), 1e-6)
+            same = not float((ours - plain).norm()) > rounding * scale + 1e-6
+        if not same:
+            raise RuntimeError(
+                "the recorded operations give other losses or gradients than the learner: "
+                "something else than tensors has changed since they were recorded (a setting, a "
+                "module, a value in Python). Use record=False and compile=False, or make a new "
+                "learner after the change"
+            )
+
+
+# ------------------------------------------------------------------------------ asking for them
+
+
+@contextmanager
+def recording(learner: nn.Module) -> Iterator[None]:
+    """While this lasts, nothing but tensors changes in a learner: its operations may be recorded.
+
+    They are dropped at the end. Modules and losses that are neither torch's nor ours may look at
+    more than tensors, and hooks may do anything: with them nothing is recorded, unless the learner
+    was made with `record=True`.
+    """
+    workshop = getattr(learner, "workshop", None)
+    if workshop is None:
+        yield
+        return
+    workshop.asked += 1
+    try:
+        yield
+    finally:
+        workshop.asked -= 1
+        if not (workshop.asked or learner.options.record or learner.options.compile):
+            workshop.recordings.clear()
+
+
+def recording_for(
+    learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]
+) -> Recording | None:
+    """The recording to play for these tasks, if there should be one."""
+    options, workshop = learner.options, learner.workshop
+    insisted = options.record or options.compile
+    if not (insisted or workshop.asked):
+        return None
+    # Random numbers that are drawn again cannot be recorded, nor can what is done one by one.
+    if options.checkpoint or not plan.how.at_once or plan.how.apart or plan.outside:
+        return None
+    settings, ours_alone = settings_of(learner)
+    if not (insisted or ours_alone):
+        return None
+    tensors, form = tree_flatten(tasks)
+    kinds = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*own, *tensors)]
+    autocast = torch.is_autocast_enabled(tensors[0].device.type)
+    key = (settings, tuple(kinds), autocast, torch.get_num_threads())
+    entry = workshop.recordings.get(key, 0)
+    if isinstance(entry, int):
+        _forget(workshop.recordings, entry)
+        entry = entry + 1
+        if entry > SIGHTS or options.compile:
+            with _one_at_a_time:
+                entry = record(learner, tasks, plan, own, form)
+        workshop.recordings[key] = entry
+    return entry if isinstance(entry, Recording) else None
+
+
+def _forget(recordings: dict[Hashable, Any], count: int) -> None:
+    """Make room for one more: of many shapes, the first are forgotten."""
+    kept = [key for key, entry in recordings.items() if isinstance(entry, Recording)]
+    if len(kept) >= KEPT:
+        del recordings[kept[0]]
+    elif count == 0 and len(recordings) >= COUNTED:
+        del recordings[next(iter(recordings))]
+
+
+PLAIN = frozenset((bool, int, float, str, tuple, torch.Size, type(None)))
+
+
+def settings_of(learner: Learned) -> tuple[Hashable, bool]:
+    """The settings of all modules, and whether they are all that the operations depend on.
+
+    Modules of `torch.nn` and of metanotes do what their settings say. A reader's own may look at
+    whatever it likes, from one call to the next.
+    """
+    parts: list[Hashable] = []
+    ours_alone = True
+    for module in learner.modules():
+        kind = type(module)
+        ours_alone &= kind.__module__.startswith(("torch.nn.modules.", "metanotes."))
+        ours_alone &= not _hooked(module)
+        parts.append(kind)
+        for name, value in vars(module).items():
+            if type(value) in PLAIN:
+                parts.append(value)
+            elif callable(value):  # a loss, an activation, a `forward` in place of the class's
+                ours_alone &= f"{getattr(value, '__module__', None)}.".startswith("torch.")
+                parts.append(id(value))
+            elif name not in _HELD_ELSEWHERE:
+                parts.append(repr(value))
+    return tuple(parts), ours_alone
+
+
+# What a module holds beside its settings: its tensors and modules, hooks, and the engine's things.
+_HELD_ELSEWHERE = frozenset((*vars(nn.Module()), "workshop"))
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or nn.modules.module._global_forward_hooks
+        or nn.modules.module._global_forward_pre_hooks
+    )
+
+
+# ------------------------------------------------------------------------------------- recording
+
+
+def replica(learner: Any, tensors: Sequence[Tensor]) -> Any:
+    """A copy of a learner with `tensors` as its parameters and buffers."""
+    own = [*learner.parameters(), *learner.buffers()]
+    memo = {id(t): new for t, new in zip(own, tensors, strict=True)}
+    return copy.deepcopy(learner, memo)
+
+
+def record(
+    learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor], form: TreeSpec
+) -> Recording | int:
+    """`losses_and_gradient` as the list of its operations: they depend on tensors, nothing else.
+
+    Args:
+        learner: what is recorded.
+        tasks: of the shapes that are played later.
+        plan: by which they are worked on.
+        own: the parameters and buffers of the learner.
+        form: how the tensors of the tasks make a `Task`.
+
+    Returns:
+        The recording; where the learner cannot be copied, a number of sights that starts anew.
+    """
+    try:
+        replica(learner, own)
+    except Exception:  # a lock, an open file: anything may refuse to be copied
+        return -(1 << 62)
+
+    def run(*tensors: Tensor) -> list[Any]:
+        inside = [
+            t.detach().requires_grad_(p.requires_grad) for t, p in zip(tensors, own, strict=False)
+        ]
+        again = tree_unflatten(list(tensors[len(own) :]), form)
+        losses, gradient = losses_and_gradient(replica(learner, inside), again, plan)
+        return [losses, *gradient]
+
+    inputs = [t.detach() for t in (*own, *tree_flatten(tasks)[0])]
+    devices = cuda_devices(inputs[-1].device)
+    with torch.random.fork_rng(devices=devices):  # recording runs it once, beside the user's draws
+        graph = make_fx(run)(*inputs)
+        simplify(graph, inputs)
+    random = any(map(draws, graph.graph.nodes))
+    if learner.options.compile:
+        turn_products(graph)
+        if devices:  # in one CUDA graph
+            return Recording(torch.compile(graph, mode="reduce-overhead"), random)
+        return Recording(_inductor(graph, inputs), random)
+    for node in graph.graph.nodes:
+        node.target = DIRECT.get(node.target, node.target)
+    graph.recompile()
+
+    def operations(*tensors: Tensor) -> list[Any]:
+        with torch.inference_mode():  # no bookkeeping for autograd
+            losses, *gradient = graph.forward(*tensors)
+        return [losses.clone(), *gradient]
+
+    return Recording(operations, random)
+
+
+def _inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Any]]:
+    """Compiled for a processor: what torch.compile does, without its checks at each call.
+
+    They are not needed: all that they look at is in the key of a recording.
+    """
+    from torch._inductor import compile  # takes a second, and few need it
+
+    for node in graph.graph.nodes:
+        node.meta.clear()  # it describes the tensors of the recording
+    options = {
+        "cpp_wrapper": True,  # one function in C++, rather than Python that calls many
+        "fallback_random": True,  # the same random numbers as without compilation
+    }
+    return compile(graph, [*inputs], options)

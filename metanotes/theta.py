@@ -1,0 +1,260 @@
+"""theta: the parameters of T tasks by name, each with a leading task axis.
+
+    theta^n = {"weight": [T, ...], ...}        over_tasks(f)(theta, x) = (f(theta^1, x^1), ...)
+
+A model is written for one task. `over_tasks` applies a function of one task to all of them: one by
+one, unless a plan of the engine's is in force (`How`), which has tried `torch.func.vmap` on the
+very function and compared. The value is the same either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
+
+from metanotes.task import Inputs, task_count
+
+Theta = dict[str, Tensor]
+TaskLoss = Callable[[Theta, Any, Tensor], Tensor]  # theta, x and y of one task -> scalar
+
+
+# ------------------------------------------------------------------------------ parameters by name
+
+
+def trainable(module: nn.Module) -> Theta:
+    """The parameters of a module that require a gradient, by name, each once.
+
+    >>> list(trainable(nn.Linear(2, 3)))
+    ['weight', 'bias']
+    """
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
+    """The module's forward on x, with theta in place of the parameters of those names.
+
+    A parameter that stands in several places, under several names, is replaced in all of them. A
+    dict of inputs is given to the forward as keyword arguments.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> call(layer, {"weight": torch.ones(1, 2)}, torch.tensor([[1.0, 2.0]]))
+    tensor([[3.]])
+    """
+    args, kwargs = ((), x) if isinstance(x, dict) else ((x,), {})
+    if not theta:
+        return module(*args, **kwargs)
+    return functional_call(module, everywhere(module, theta), args, kwargs, tie_weights=False)
+
+
+def everywhere(module: nn.Module, theta: Theta) -> Theta:
+    """theta with every name that a parameter has: once for each module that holds it."""
+    own: dict[int, str] = {}
+    places: Theta = {}
+    for prefix, part in module.named_modules():  # each module once, however often it is registered
+        for short, p in part._parameters.items():
+            if p is None:
+                continue
+            name = f"{prefix}.{short}" if prefix else short
+            first = own.setdefault(id(p), name)
+            if first in theta:
+                places[name] = theta[first]
+    others = theta.keys() - places.keys()
+    return {**places, **{name: theta[name] for name in others}}
+
+
+def with_task_axis(phi: Theta, tasks: int) -> Theta:
+    """phi for every task: `[...]` to `[T, ...]`, without a copy.
+
+    >>> with_task_axis({"w": torch.zeros(2)}, 3)["w"].shape
+    torch.Size([3, 2])
+    """
+    if not present().channels_last:
+        return {name: p.expand(tasks, *p.shape) for name, p in phi.items()}
+    # As in images, the channels of convolution weights lie side by side: no copies later on.
+    return {
+        name: (p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p).expand(
+            tasks, *p.shape
+        )
+        for name, p in phi.items()
+    }
+
+
+def leaves(theta: Theta) -> Theta:
+    """The same numbers without a past, to be differentiated anew."""
+    return {name: t.detach().requires_grad_() for name, t in theta.items()}
+
+
+# ------------------------------------------------------------------------------ over all tasks
+
+
+class How(NamedTuple):
+    """In which way functions of one task are applied to T tasks.
+
+    Args:
+        at_once: by `vmap`, rather than one by one.
+        apart: predictions one by one all the same. Weights that differ between tasks make vmap's
+            convolutions grouped ones; on a CPU, for many examples, an ordinary one a task is
+            faster.
+        channels_last: images of one task with their channels last in memory: faster on a CPU.
+        layers: makes a context in which functions of `torch.nn` under `vmap` are worked out in
+            another way.
+    """
+
+    at_once: bool = False
+    apart: bool = False
+    channels_last: bool = False
+    layers: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+IN_FORCE: ContextVar[How | None] = ContextVar("how tasks are worked on", default=None)
+ONE_BY_ONE = How()
+
+
+def present() -> How:
+    """The way that is in force: one by one, where no plan is."""
+    return IN_FORCE.get() or ONE_BY_ONE
+
+
+@contextmanager
+def in_force(how: How) -> Iterator[None]:
+    """While this lasts, `over_tasks` works in that way."""
+    token = IN_FORCE.set(how)
+    try:
+        yield
+    finally:
+        IN_FORCE.reset(token)
+
+
+def over_tasks(function: Callable[..., Tensor], *, predicts: bool = False) -> Callable[..., Tensor]:
+    """A function of one task, as a function of all tasks.
+
+    Args:
+        function: of tensors, or dicts and tuples of them, without a task axis, to a tensor.
+        predicts: whether it works on query sets, of many examples, with weights of the tasks' own.
+
+    Returns:
+        The function of the same arguments, each with a leading task axis, to a tensor `[T, ...]`.
+
+    >>> over_tasks(torch.dot)(torch.ones(3, 2), torch.arange(6.0).view(3, 2))
+    tensor([1., 5., 9.])
+    """
+    how = present()
+    if how.at_once and not (predicts and how.apart):
+        at_once = vmap(function, randomness="different")
+
+        def run(*args: Any) -> Tensor:
+            # A single task is a plain call: nothing is gained, and torch reads strides of a batch
+            # of one otherwise than those of many.
+            if task_count(args) == 1:
+                return each(function, args, how)
+            with how.layers():
+                return at_once(*args)
+
+        return run
+    return lambda *args: each(function, args, how)
+
+
+def of_task(args: Any, n: int, how: How = ONE_BY_ONE) -> Any:
+    """The n-th task's part of arguments with a leading task axis."""
+
+    def part(t: Any) -> Any:
+        one = t[n]
+        if how.channels_last and one.ndim == 4 and one.is_floating_point():
+            rows = one.movedim(-3, -1).clone(memory_format=torch.contiguous_format)
+            one = rows.movedim(-1, -3)  # N, H, W, C in memory (vmap lacks `memory_format=`)
+        return one
+
+    return tree_map(part, args)
+
+
+def each(function: Callable[..., Tensor], args: Any, how: How = ONE_BY_ONE) -> Tensor:
+    """A function of one task on each task in turn."""
+    tasks = range(task_count(args))
+    return torch.stack([function(*of_task(args, n, how)) for n in tasks])
+
+
+# ------------------------------------------------------------------------ losses and gradients
+
+
+def losses_and_gradients(
+    loss: TaskLoss, theta: Theta, x: Inputs, y: Tensor, *, create_graph: bool = False
+) -> tuple[Tensor, Theta]:
+    """The loss of every task, `[T]`, and its gradient at theta.
+
+    Only the forward pass is vmapped, and every derivative is ordinary autograd on top of it. The
+    usual way round, an outer gradient of `vmap(grad(loss))`, is silently wrong where a module uses
+    `F.batch_norm` with weights (torch 2.13; chapter 3 measures by how much).
+
+    Args:
+        loss: of one task.
+        theta: tensors `[T, ...]`.
+        x, y: what the tasks learn from, `[T, N, ...]`.
+        create_graph: make the gradient differentiable, in theta and in all else that it depends
+            on; otherwise it is held constant.
+
+    >>> w, x, y = torch.ones(3, 1), torch.full((3, 4, 1), 2.0), torch.zeros(3, 4)
+    >>> loss = lambda theta, x, y: ((x @ theta["w"] - y) ** 2).mean()
+    >>> losses_and_gradients(loss, {"w": w}, x, y)[1]["w"].flatten()
+    tensor([8., 8., 8.])
+    """
+    at = theta
+    if not create_graph:
+        at = leaves(theta)
+    elif not all(t.requires_grad for t in theta.values()):
+        at = {n: t if t.requires_grad else t.detach().requires_grad_() for n, t in theta.items()}
+    with torch.enable_grad():
+        losses = over_tasks(loss)(at, x, y)
+        gradients = torch.autograd.grad(
+            losses.sum(), list(at.values()), create_graph=create_graph, materialize_grads=True
+        )
+    return losses, dict(zip(theta, gradients, strict=True))
+
+
+class KnownGradient(torch.autograd.Function):
+    """Losses `[T]` whose gradients are known, so that no graph has to be kept for them.
+
+    `KnownGradient.apply(losses, gradients, *theta)`: gradients and theta are alike, `[T, ...]`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, gradients: Sequence[Tensor], *theta: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return losses.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = (weights.view(-1, *[1] * (g.ndim - 1)) * g for g in ctx.gradients)
+        return None, None, *gradients
+
+
+def losses_pulled_back(loss: TaskLoss, theta: Theta, x: Inputs, y: Tensor) -> Tensor:
+    """The losses of tasks, `[T]`, one by one, each pulled back before the next is worked out.
+
+    So the graph of one task is alive at a time. Nothing but theta may be learned.
+    """
+    how, names = present(), list(theta)
+    losses: list[Tensor] = []
+    gradients: list[tuple[Tensor, ...]] = []
+    for n in range(task_count(y)):
+        one, x_n, y_n = of_task((dict(theta), x, y), n, how)
+        one = leaves(one)
+        losses.append(loss(one, x_n, y_n))
+        gradients.append(
+            torch.autograd.grad(losses[-1], [one[k] for k in names], materialize_grads=True)
+        )
+    together = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
+    return KnownGradient.apply(torch.stack(losses).detach(), together, *theta.values())
+
+
+def flat(state: Sequence[Theta]) -> list[Tensor]:
+    """All tensors of a rule's state, one after the other."""
+    return [t for part in state for t in part.values()]
