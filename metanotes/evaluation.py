@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from metanotes.task import Batch, Inputs, Task, check_tasks, map_tensors, task_c
 from metanotes.training import progress_bar
 
 Metric = Callable[[Tensor, Tensor], Tensor]
+Together = Literal["all", "several", "none"]  # queries: in one batch, each alone by vmap or a loop
 
 # Tasks that are drawn at once: always as many, since a sampler's tasks depend on it.
 BLOCK = 25
@@ -160,19 +161,24 @@ def _on_tasks(
             "adapt and predict. A plain classifier is judged on labelled examples: "
             "evaluate(model, images)"
         )
+    if steps is not None and not learner.takes_steps:
+        raise ValueError(
+            f"steps={steps} is for learners that descend; {type(learner).__name__} takes no steps"
+        )
     sample = getattr(sample_tasks, "restarted", lambda: sample_tasks)()
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     values: list[Tensor] = []
-    alone: bool | None = None  # whether each query has to be predicted by itself
+    together: Together | None = "all" if transductive else None
     with progress_bar(tasks, "evaluating", progress) as bar:
         while (done := sum(map(len, values))) < tasks:
             left = tasks - done
             drawn = task_to(map_tensors(lambda t, left=left: t[:left], sample(BLOCK)), device)
             check_tasks(drawn)
             plan = plan_for(learner, drawn)
-            if alone is None:
-                alone = not transductive and _mixes(learner, drawn, steps, plan)
-            outputs = [_predict(learner, group, steps, alone, plan) for group in plan.groups(drawn)]
+            if together is None:
+                together = _together(learner, drawn, steps, plan)
+            groups = plan.groups(drawn)
+            outputs = [_predict(learner, group, steps, together, plan) for group in groups]
             y = drawn.query.y
             if metric is None:
                 metric = _usual_metric(learner.loss, outputs[0].shape[2:], y)
@@ -181,58 +187,65 @@ def _on_tasks(
     return Score(torch.cat(values).double(), _name(metric), transductive)
 
 
-def _predict(learner: Learner, tasks: Task, steps: int | None, alone: bool, plan: Plan) -> Tensor:
+def _predict(
+    learner: Learner, tasks: Task, steps: int | None, together: Together, plan: Plan
+) -> Tensor:
     """The outputs for all queries, `[T, M, ...]`."""
     with plan.at_work():
-        adapted = learner.adapt(tasks.support, steps)
-        if not alone:
+        adapted = _adapt(learner, tasks.support, steps)
+        if together == "all":
             return learner.predict(adapted, tasks.query.x)
-    return _each_alone(learner, adapted, tasks, plan)
+    return _each_alone(learner, adapted, tasks, plan, together)
 
 
-def _each_alone(learner: Learner, adapted: Any, tasks: Task, plan: Plan) -> Tensor:
+def _adapt(learner: Learner, support: Batch, steps: int | None) -> Any:
+    return learner.adapt(support) if steps is None else learner.adapt(support, steps)
+
+
+def _each_alone(
+    learner: Learner, adapted: Any, tasks: Task, plan: Plan, together: Together
+) -> Tensor:
     """Each query beside the support set, and no other query: `[T, M, ...]`."""
 
     def one_query(x: Inputs) -> Tensor:  # one query of every task, [T, ...]
         both = tree_map(lambda s, q: torch.cat([s, q[:, None]], 1), tasks.support.x, x)
         return learner.predict(adapted, both)[:, -1]
 
+    def part(first: int, number: int) -> Inputs:
+        inputs: Inputs = map_tensors(lambda t: t[:, first : first + number], tasks.query.x)
+        return inputs
+
     queries = tasks.query.y.shape[1]
-    size = max(1, WORK // max(1, plan.flops))
-    x = tasks.query.x
-    if not plan.how.at_once and not plan.how.channels_last:  # vmap was tried, and was not right
-        size = 0
     with plan.at_work(layers=nullcontext):
-        if size == 0:
-            each = [one_query(map_tensors(lambda t, m=m: t[:, m], x)) for m in range(queries)]
-            return torch.stack(each, 1)
-        parts = range(0, queries, size)
-        return torch.cat(
-            [
-                vmap(one_query, in_dims=1, out_dims=1, randomness="different")(
-                    map_tensors(lambda t, m=m: t[:, m : m + size], x)
-                )
-                for m in parts
-            ],
-            1,
-        )
+        if together == "none":
+            alone = [map_tensors(lambda t: t[:, 0], part(m, 1)) for m in range(queries)]
+            return torch.stack([one_query(x) for x in alone], 1)
+        size = max(1, WORK // max(1, plan.flops))
+        several = vmap(one_query, in_dims=1, out_dims=1, randomness="different")
+        return torch.cat([several(part(m, size)) for m in range(0, queries, size)], 1)
 
 
-def _mixes(learner: Learner, tasks: Task, steps: int | None, plan: Plan) -> bool:
-    """Whether a query's prediction depends on what else is in its batch.
+def _together(learner: Learner, tasks: Task, steps: int | None, plan: Plan) -> Together:
+    """How queries may be predicted, so that each is as it would be by itself.
 
-    Tried on the first task, with the learner as it is. Where its predictions are all alike there is
-    nothing to see, and it may.
+    Tried on three queries of the first task, with the learner as it is. Where its predictions are
+    all alike there is nothing to see, and it may mix them.
     """
     one = map_tensors(lambda t: t[:1], tasks)
     few = Task(one.support, map_tensors(lambda t: t[:, :3], one.query))
     with plan.at_work():
-        adapted = learner.adapt(one.support, steps)
-        together = learner.predict(adapted, one.query.x)[:, :3].double()
-    alone = _each_alone(learner, adapted, few, plan).double()
-    scale = float(together.abs().max())
-    spread = float((together - together.mean(1, keepdim=True)).abs().max())
-    return not (spread > 1e-3 * scale and float((together - alone).abs().max()) <= 1e-4 * spread)
+        adapted = _adapt(learner, one.support, steps)
+        among_all = learner.predict(adapted, one.query.x)[:, :3].double()
+    right = _each_alone(learner, adapted, few, plan, "none").double()
+    try:
+        several = _each_alone(learner, adapted, few, plan, "several").double()
+    except (RuntimeError, NotImplementedError):  # no batching rule, a branch on data
+        return "none"
+    spread = float((right - right.mean(1, keepdim=True)).abs().max())
+    scale = max(spread, 1e-3 * float(right.abs().max()))
+    if spread == scale and float((among_all - right).abs().max()) <= 1e-4 * scale:
+        return "all"
+    return "several" if float((several - right).abs().max()) <= 1e-4 * scale else "none"
 
 
 # --------------------------------------------------------------------------------- on examples

@@ -77,7 +77,7 @@ def descend(
     >>> phi = {"w": torch.tensor([4.0])}
     >>> batch = Batch(torch.zeros(3, 1), torch.zeros(3, 1))
     >>> halved = Descent(lambda theta, x, y: theta["w"].square().sum(), SGD(0.25), [batch], steps=2)
-    >>> descend(phi, halved)["w"].flatten()
+    >>> descend(phi, halved)["w"].flatten().detach()
     tensor([1., 1., 1.])
     """
     theta, state = descent.start(phi)

@@ -77,6 +77,8 @@ class InnerLoopLearner(Learner):
     (25, 20, 1)
     """
 
+    takes_steps = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -231,7 +233,15 @@ class InnerLoopLearner(Learner):
         """Run the model on the support set of a task: the shape of its output for one example."""
         x, y = map_tensors(lambda t: t[0], tasks.support)
         refuse_other_dtype(self.model, x)
-        return check_outputs(call(self.model, {}, x), y, self.loss)
+        before = {name: b._version for name, b in self.model.named_buffers()}
+        outputs = call(self.model, {}, x)
+        written = [n for n, b in self.model.named_buffers() if b._version != before.get(n)]
+        if written:
+            raise ValueError(
+                f"the model's forward writes to its buffers {written}: they would carry one "
+                "task into the next; use a module that keeps nothing (or model.eval())"
+            )
+        return check_outputs(outputs, y)
 
     @torch.enable_grad()
     def probe(self, tasks: Task) -> list[Tensor]:

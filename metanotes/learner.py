@@ -47,6 +47,8 @@ class Learner(nn.Module):
     tensor([4., 4., 4.])
     """
 
+    takes_steps = False  # whether `adapt` descends, so that `steps` means something
+
     def __init__(self, loss: Loss = cross_entropy, **computing: Unpack[Computing]) -> None:
         super().__init__()
         if not callable(loss):
@@ -89,13 +91,15 @@ class Learner(nn.Module):
     def first_look(self, tasks: Task) -> torch.Size:
         """Run the model on a single task: the shape of its output for one example."""
         outputs = self.predict(self.adapt(tasks.support), tasks.query.x)
-        return check_outputs(outputs[0], tasks.query.y[0], self.loss)
+        if not isinstance(outputs, Tensor):
+            check_outputs(outputs, tasks.query.y[0])
+        return check_outputs(outputs[0], tasks.query.y[0])
 
+    @torch.enable_grad()
     def probe(self, tasks: Task) -> list[Tensor]:
         """The losses of some tasks, and their gradient."""
         phi = [p for p in self.parameters() if p.requires_grad and not p._backward_hooks]
-        with torch.set_grad_enabled(bool(phi)):
-            losses = self.query_losses(tasks)
+        losses = self.query_losses(tasks)
         if not losses.requires_grad:
             return [losses]
         weights = torch.arange(1, len(losses) + 1).to(losses)  # each task counts by itself
@@ -107,13 +111,12 @@ class Learner(nn.Module):
         check_targets(self.loss, output, tasks.query.y)
 
 
-def check_outputs(outputs: Any, y: Tensor, loss: Loss) -> torch.Size:
+def check_outputs(outputs: Any, y: Tensor) -> torch.Size:
     """The shape of a model's output for one example, if it and its loss are what they should be.
 
     Args:
         outputs: of one task, `[N, ...]`.
         y: targets of one task.
-        loss: see `Learner`.
 
     Raises:
         TypeError: a model that returns something else than a tensor.

@@ -1,7 +1,8 @@
 """Tasks and models for the tests of the inner loop, and MAML's gradient as one would write it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from metanotes import Batch, Task
 from metanotes.data import data_folder
+from metanotes.engine import plan
+from metanotes.engine import recordings as engine_recordings
 from metanotes.nets import conv4
 
 
@@ -160,6 +163,30 @@ MODELS = {
     "no batching rule": Recurrent,
     "branches on data": Branching,
 }
+
+
+@contextmanager
+def in_groups_of(size: int | None) -> Iterator[None]:
+    """New plans find everything large, in groups of so many tasks; or, of None, all small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "LARGE", 1 << 62 if size is None else -1)
+        patch.setattr(plan, "_group", lambda learner, flops: size)
+        yield
+
+
+@contextmanager
+def recorded_at_once() -> Iterator[None]:
+    """What may be recorded is recorded at the second sight, and every play is checked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_recordings, "SIGHTS", 1)
+        patch.setattr(engine_recordings, "CHECKED", 1)
+        yield
+
+
+def recordings(learner: Any) -> list[Any]:
+    """The recordings that a learner has."""
+    kept = learner.workshop.recordings.values()
+    return [entry for entry in kept if isinstance(entry, engine_recordings.Recording)]
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -124,7 +124,7 @@ def test_evaluation_leaves_the_learner_as_it_was():
     ("options", "message"),
     [
         ({"tasks": 1}, "tasks=1 is too few for an interval"),
-        ({"tasks": 4, "steps": -1}, "steps=-1 must be 0 or more"),
+        ({"tasks": 4, "steps": -1}, "steps=-1 must be a whole number of at least 0"),
     ],
 )
 def test_bad_settings_are_named(options, message):

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metanotes import MAML, SGD, Adam, Batch, UpdateRule, cross_entropy, mse
-from metanotes.inner_loop import Descent, descend, unrolled
+from metanotes.inner_loop import Descent, descend
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.nets import conv4, conv_encoder, mlp
+from metanotes.theta import How, in_force
 from tests.plainly import (
     MODELS,
     image_tasks,
@@ -117,7 +118,7 @@ def test_the_adjoint_goes_through_the_state_and_the_parameters_of_a_rule(rule, f
     tasks, model, rule = vector_tasks(), shaken(mlp(2, 4, 1)), rule()
     gradients = [
         meta_gradient(
-            InnerLoopLearner(model, rule, 3, mse, first_order=first_order, **options), tasks
+            InnerLoopLearner(model, rule, 3, loss=mse, first_order=first_order, **options), tasks
         )
         for options in ({}, {"checkpoint": True}, {"keep_graph": True})
     ]
@@ -126,18 +127,22 @@ def test_the_adjoint_goes_through_the_state_and_the_parameters_of_a_rule(rule, f
     assert len(gradients[0]) == 4 + len(list(rule.parameters()))
 
 
-def test_only_the_kept_graph_can_be_differentiated_twice():
-    tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
+def test_a_kept_graph_can_be_differentiated_again():
+    tasks, model = vector_tasks(), shaken(mlp(2, 4, 1, activation=nn.Tanh))
     phi = list(model.parameters())
-    grads = [
-        torch.autograd.grad(
-            MAML(model, 0.1, 2, loss=mse, **o)(tasks).mean(), phi, create_graph=True
-        )
-        for o in ({"keep_graph": True}, {})
-    ]
-    grads[0][0].sum().backward()
-    with pytest.raises(RuntimeError, match="keep_graph=True"):
-        grads[1][0].sum().backward()
+    learner = MAML(model, 0.1, 2, loss=mse, keep_graph=True)
+
+    def penalty() -> Tensor:
+        grads = torch.autograd.grad(learner(tasks).mean(), phi, create_graph=True)
+        return sum(g.square().sum() for g in grads)
+
+    ours = torch.autograd.grad(penalty(), phi)[0][0, 0]
+    values, h = [], 1e-5
+    for sign in (1, -2):
+        with torch.no_grad():
+            phi[0][0, 0] += sign * h
+        values.append(penalty().detach())
+    torch.testing.assert_close(ours, (values[0] - values[1]) / (2 * h), rtol=1e-5, atol=0)
 
 
 def test_no_steps_leave_phi_and_no_grad_keeps_nothing():
@@ -150,11 +155,11 @@ def test_no_steps_leave_phi_and_no_grad_keeps_nothing():
         assert not any(t.requires_grad for t in learner.adapt(tasks.support).values())
 
 
-def test_descend_and_unrolled_agree_on_theta():
+def test_theta_is_the_same_with_checkpoints():
     tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
     learner = MAML(model, inner_lr=0.1, loss=mse)
-    descent = Descent(learner.task_loss, learner.rule, [tasks.support], 4, False, False)
-    a, b = descend(learner.phi(), descent), unrolled(learner.phi(), descent)
+    descent = Descent(learner.task_loss, learner.rule, [tasks.support], 4)
+    a, b = (descend(learner.phi(), descent, checkpoint=again) for again in (False, True))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-12, atol=0)
 
@@ -200,13 +205,11 @@ def test_each_step_takes_the_next_minibatch_and_then_the_first_again(steps, firs
     batches, query = minibatches(), vector_tasks().query
     expected = plain_minibatches(model, batches, query, 0.2, steps, mse, first_order)
     learner = MAML(model, inner_lr=0.2, loss=mse)
-    descent = Descent(learner.task_loss, learner.rule, batches, steps, first_order, loop)
+    descent = Descent(learner.task_loss, learner.rule, batches, steps, first_order)
     phi = learner.phi()
-    for theta in (
-        descend(phi, descent),
-        descend(phi, descent, checkpoint=True),
-        unrolled(phi, descent),
-    ):
+    for checkpoint in (False, True):
+        with in_force(How(at_once=not loop)):
+            theta = descend(phi, descent, checkpoint=checkpoint)
         total = learner.losses_at(theta, query).sum()
         ours = torch.autograd.grad(total, list(phi.values()))
         assert relative_error(ours, expected) < 1e-10
@@ -219,22 +222,21 @@ def test_a_second_backward_pass_with_checkpoints_computes_the_steps_once_more():
     model = shaken(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.4), nn.Linear(8, 1)))
     tasks, runs, gradients = vector_tasks(), [], []
     learner = MAML(model, inner_lr=0.2, loss=mse)
-    learner.trial(tasks.support)
 
     def loss(theta, x, y):
         runs.append(torch.is_grad_enabled())
         return learner.task_loss(theta, x, y)
 
-    descent = Descent(loss, learner.rule, [tasks.support], 3, False, False)
+    descent = Descent(loss, learner.rule, [tasks.support], 3)
     phi = learner.phi()
-    for descended in (unrolled, descend, lambda *of: descend(*of, checkpoint=True)):
+    for checkpoint in (False, True):
         torch.manual_seed(6)
         runs.clear()
-        theta = descended(phi, descent)
+        theta = descend(phi, descent, checkpoint=checkpoint)
         total = sum(t.square().sum() for t in theta.values())
         for _ in range(2):
             gradients.append(torch.autograd.grad(total, list(phi.values()), retain_graph=True))
-    assert len(runs) == 3 + 2 + 3  # forwards; backwards all but the last; backwards all
+    assert len(runs) == 4 * (3 + 2 + 3)  # forwards; backwards all but the last; backwards all
     for gradient in gradients[1:]:
         assert relative_error(gradient, gradients[0]) < 1e-10
 
@@ -246,7 +248,6 @@ def test_minibatches_of_images_go_through_the_fast_layers():
     expected = plain_minibatches(model, batches, tasks.query, 0.1, 5, cross_entropy, False)
     for options in ({}, {"checkpoint": True}, {"keep_graph": True}):
         learner = MAML(model, inner_lr=0.1, **options)
-        learner.trial(tasks.support)
         total = learner.losses_at(learner.descend(batches, 5), tasks.query).sum()
         ours = torch.autograd.grad(total, list(model.parameters()))
         assert relative_error(ours, expected) < 1e-10
@@ -302,7 +303,7 @@ def test_targets_that_would_be_broadcast_are_refused():
     [
         ({"inner_lr": 0.0}, "inner_lr=0.0 must be a finite number above 0"),
         ({"inner_lr": float("nan")}, "inner_lr=nan"),
-        ({"inner_lr": 0.1, "steps": -1}, "steps=-1 must be 0 or more"),
+        ({"inner_lr": 0.1, "steps": -1}, "steps=-1 must be a whole number of at least 0"),
     ],
 )
 def test_bad_settings_are_named(options, message):

@@ -6,7 +6,7 @@ who owns a training loop, `plan_for` for who judges a learner.
 
 from metanotes.engine.plan import Plan, plan_for
 from metanotes.engine.protocol import Computing, Learned, Options, Workshop
-from metanotes.engine.recording import recording
+from metanotes.engine.recordings import recording
 from metanotes.engine.step import meta_step
 
 __all__ = [

@@ -24,7 +24,7 @@ from metanotes.engine.groups import few_threads, losses_and_gradient
 from metanotes.engine.plan import Plan, plan_for
 from metanotes.engine.protocol import Learned
 from metanotes.engine.recomputed import casts_in_force
-from metanotes.engine.recording import recording_for, settings_of
+from metanotes.engine.recordings import recording_for, settings_of
 from metanotes.task import Task, task_count
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from metanotes.engine.task_layers import (
     Convolution,
-    How,
+    ConvSettings,
     InputGradient,
     Normalization,
     WeightGradient,
@@ -20,13 +20,13 @@ from metanotes.engine.task_layers import (
 )
 
 SHAPES = {
-    "stride 1": ((3, 3), How((1, 1), (1, 1), (1, 1), 1)),
-    "stride 2": ((3, 3), How((2, 2), (1, 1), (1, 1), 1)),
-    "stride beyond the kernel": ((2, 2), How((3, 3), (0, 0), (1, 1), 1)),
-    "uneven": ((3, 2), How((2, 1), (0, 1), (1, 1), 1)),
-    "1 x 1": ((1, 1), How((1, 1), (0, 0), (1, 1), 1)),
-    "dilation": ((2, 3), How((1, 2), (1, 0), (2, 1), 1)),
-    "groups": ((3, 3), How((1, 1), (0, 0), (1, 1), 2)),
+    "stride 1": ((3, 3), ConvSettings((1, 1), (1, 1), (1, 1), 1)),
+    "stride 2": ((3, 3), ConvSettings((2, 2), (1, 1), (1, 1), 1)),
+    "stride beyond the kernel": ((2, 2), ConvSettings((3, 3), (0, 0), (1, 1), 1)),
+    "uneven": ((3, 2), ConvSettings((2, 1), (0, 1), (1, 1), 1)),
+    "1 x 1": ((1, 1), ConvSettings((1, 1), (0, 0), (1, 1), 1)),
+    "dilation": ((2, 3), ConvSettings((1, 2), (1, 0), (2, 1), 1)),
+    "groups": ((3, 3), ConvSettings((1, 1), (0, 0), (1, 1), 2)),
 }
 WINDOWS = {
     "2 x 2": ((2, 2), (2, 2), (0, 0), (1, 1), False),

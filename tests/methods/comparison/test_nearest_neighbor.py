@@ -156,7 +156,6 @@ def test_evaluation_normalises_the_batches_that_it_says(transductive):
 def test_a_body_that_vmap_cannot_batch_works_one_by_one():
     tasks = image_tasks()
     learner = NearestNeighbor(shaken(Branching()), ways=5)
-    learner.batchable = False
     score = evaluate(learner, lambda n: tasks, 3)
     for value, x, y, xq, yq in zip(score.values, *tasks.support, *tasks.query, strict=True):
         zq = torch.stack([learner.body(torch.cat([x, query[None]]))[-1] for query in xq])

@@ -11,6 +11,8 @@ from metanotes.nets import conv4, mlp
 from tests.plainly import (
     image_tasks,
     meta_gradient,
+    recorded_at_once,
+    recordings,
     relative_error,
     shaken,
     vector_tasks,
@@ -72,7 +74,9 @@ def test_meta_gradient_of_phi_and_of_the_rates_is_that_of_a_plain_loop(name, ste
     make, tasks, loss = MODELS[name]
     tasks, model = tasks(), shaken(make())
     for options in ({}, {"checkpoint": True}, {"keep_graph": True}):
-        learner = scattered(MetaSGD(model, 0.1, steps, first_order, loss, **options))
+        learner = scattered(
+            MetaSGD(model, 0.1, steps, first_order=first_order, loss=loss, **options)
+        )
         expected = plain_meta_sgd(model, learner.rule.rates, tasks, steps, loss, first_order)
         ours = meta_gradient(learner, tasks)
         half = len(expected) // 2
@@ -82,21 +86,22 @@ def test_meta_gradient_of_phi_and_of_the_rates_is_that_of_a_plain_loop(name, ste
 
 def test_a_recording_follows_the_rates():
     tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
-    learner = scattered(MetaSGD(model, 0.1, 2, loss=mse))
-    for _ in range(4):
-        expected = plain_meta_sgd(model, learner.rule.rates, tasks, 2, mse)
-        assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
-        with torch.no_grad():
-            for p in learner.parameters():
-                p += 0.05 * p.cos()
-    assert any(play is not None for play in learner.recordings.values())
+    learner = scattered(MetaSGD(model, 0.1, 2, loss=mse, record=True))
+    with recorded_at_once():
+        for _ in range(4):
+            expected = plain_meta_sgd(model, learner.rule.rates, tasks, 2, mse)
+            assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
+            with torch.no_grad():
+                for p in learner.parameters():
+                    p += 0.05 * p.cos()
+    assert recordings(learner)
 
 
 @pytest.mark.parametrize("first_order", [False, True])
 def test_with_equal_rates_it_is_maml(first_order):
     tasks, model = image_tasks(), shaken(conv4(5, channels=4))
-    ours = meta_gradient(MetaSGD(model, 0.2, 2, first_order), tasks)
-    mamls = meta_gradient(MAML(model, 0.2, 2, first_order), tasks)
+    ours = meta_gradient(MetaSGD(model, 0.2, 2, first_order=first_order), tasks)
+    mamls = meta_gradient(MAML(model, 0.2, 2, first_order=first_order), tasks)
     assert len(ours) == 2 * len(mamls)
     assert relative_error(ours[: len(mamls)], mamls) < 1e-10
 

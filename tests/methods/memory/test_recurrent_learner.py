@@ -72,10 +72,10 @@ def test_it_learns_to_learn_and_adapting_changes_no_weight():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="hidden=0 must be at least 1"):
+    with pytest.raises(ValueError, match="hidden=0 must be a whole number of at least 1"):
         RecurrentLearner(inputs=2, hidden=0)
     with pytest.raises(ValueError, match=r"\[2\] and \[1\]; this learner is for \[3\] and \[1\]"):
         RecurrentLearner(inputs=3).adapt(tasks_64().support)
     x, y = torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)
-    with pytest.raises(ValueError, match="must agree"):
+    with pytest.raises(ValueError, match="this learner is for"):
         RecurrentLearner(inputs=2, loss=mse)(Task(Batch(x, y), Batch(x, y)))
