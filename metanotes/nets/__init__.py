@@ -1,5 +1,33 @@
-"""The networks of the chapters. Any other module does as well."""
+"""The networks of the chapters. Any other module does as well.
 
-from metanotes.nets.networks import conv4, conv_decoder, conv_encoder, dense4, mlp
+Each function makes an `nn.Sequential` from a seed of its own, so that two runs start alike, and
+leaves the global random state as it was. With `ways=` (or `outputs=`) its last module is a linear
+head; with None there is none, and what is left is the body, with the same weights.
+"""
 
-__all__ = ["conv4", "conv_decoder", "conv_encoder", "dense4", "mlp"]
+from metanotes.nets.attention import Attention
+from metanotes.nets.convolutional import conv4, conv_decoder, conv_encoder
+from metanotes.nets.features import feature_count
+from metanotes.nets.fully_connected import dense4, mlp
+from metanotes.nets.residual import ResidualBlock, resnet
+from metanotes.nets.token_transformer import TokenBody, token_transformer
+from metanotes.nets.transformer import Mean, TransformerBody, transformer
+from metanotes.nets.vision_transformer import vit
+
+__all__ = [
+    "Attention",
+    "Mean",
+    "ResidualBlock",
+    "TokenBody",
+    "TransformerBody",
+    "conv4",
+    "conv_decoder",
+    "conv_encoder",
+    "dense4",
+    "feature_count",
+    "mlp",
+    "resnet",
+    "token_transformer",
+    "transformer",
+    "vit",
+]

@@ -1,106 +1,81 @@
-"""The small networks of the chapters.
-
-Each is made from its own seed, so that two runs start alike; the global random state is left as it
-was. Any other module does as well.
-"""
+"""Convolutional networks: of few-shot learning, and of domain adaptation on digits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-
-def mlp(*sizes: int, seed: int = 0, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
-    """A fully connected network with ReLUs, or others, between its layers.
-
-    Args:
-        sizes: widths from input to output; MAML's sine network is `mlp(1, 40, 40, 1)`.
-        seed: of the initial weights (PyTorch's default initialisation).
-        activation: makes what stands between two layers, such as `torch.nn.Sigmoid`.
-
-    >>> mlp(1, 40, 40, 1)(torch.zeros(10, 1)).shape
-    torch.Size([10, 1])
-    """
-    if len(sizes) < 2:
-        raise ValueError(f"sizes={sizes} needs an input and an output width")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), activation()]
-    return nn.Sequential(*layers[:-1])
+from metanotes._ground.checks import count, counts
+from metanotes._ground.randomness import seeded
+from metanotes.nets.features import Features
 
 
 def conv4(
-    ways: int,
+    ways: int | None,
     channels: int = 64,
     in_channels: int = 1,
     size: int = 28,
     pool: str = "stride",
     seed: int = 0,
+    *,
+    running_statistics: bool = False,
 ) -> nn.Sequential:
     """The four-block convolutional network of few-shot learning (Vinyals et al. 2016).
 
     Each block is a 3x3 convolution, batch normalisation, and a ReLU, and halves the image. The
-    normalisation always takes the statistics of the batch that it is given, as in MAML's code:
+    normalisation takes the statistics of the batch that it is given, as in MAML's code:
     predictions then depend on what else is in the batch, see `metanotes.evaluate`.
 
+    The last module is the head, those before it are the body: `model[:-1]`, or `ways=None`. The
+    features are channels * ceil(size / 16)^2 with strides and channels * floor(size / 16)^2 with
+    max-pooling: 256 with the default settings; see `metanotes.nets.feature_count`.
+
     Args:
-        ways: N, the classes of a task.
+        ways: N, the classes of a task; None leaves the head out.
         channels: width; 64 for Omniglot, 32 for mini-ImageNet.
         in_channels: 1 for grey images, 3 for colour.
-        size: height and width of the images, in pixels.
+        size: height and width of the images, in pixels; at least 16 for "max".
         pool: how a block halves: "stride" (MAML on Omniglot) or "max" (mini-ImageNet).
         seed: of the initial weights (PyTorch's default initialisation).
+        running_statistics: keep means of the batches' statistics in training, and use them in
+            `eval()`: for an ordinary classifier, or for features that are frozen afterwards.
+            Learners that descend refuse such a network unless it is in `eval()`.
 
+    Returns:
+        From images `[N, in_channels, size, size]` to `[N, ways]`, or to features `[N, F]`.
+
+    Raises:
+        ValueError: a count below 1, an unknown `pool`, a size that cannot be halved four times.
+
+    >>> import torch
     >>> conv4(ways=5)(torch.zeros(25, 1, 28, 28)).shape
     torch.Size([25, 5])
+    >>> conv4(ways=None)(torch.zeros(25, 1, 28, 28)).shape
+    torch.Size([25, 256])
     """
+    counts(channels=channels, in_channels=in_channels, size=size)
+    if ways is not None:
+        counts(ways=ways)
     if pool not in ("stride", "max"):
         raise ValueError(f'pool={pool!r} must be "stride" or "max"')
     stride, last = (2, -(-size // 16)) if pool == "stride" else (1, size // 16)
     if last < 1:
         raise ValueError(f"size={size} is too small for four halvings: at least 16")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = []
+    layers: list[nn.Module] = []
+    with seeded(seed):
         for n_in in (in_channels, channels, channels, channels):
             layers += [
                 nn.Conv2d(n_in, channels, 3, stride=stride, padding=1),
-                nn.BatchNorm2d(channels, track_running_stats=False),
+                nn.BatchNorm2d(channels, track_running_stats=running_statistics),
                 nn.ReLU(),
             ]
             if pool == "max":
                 layers.append(nn.MaxPool2d(2))
-        layers += [nn.Flatten(), nn.Linear(channels * last * last, ways)]
+        layers.append(Features(channels * last * last))
+        if ways is not None:
+            layers.append(nn.Linear(channels * last * last, ways))
     return nn.Sequential(*layers)
-
-
-def dense4(ways: int, in_channels: int = 1, size: int = 28, seed: int = 0) -> nn.Sequential:
-    """The network without convolutions of MAML's Omniglot experiment (Finn et al. 2017, 5.2).
-
-    Four hidden layers of 256, 128, 64 and 64 units, each a linear map, batch normalisation of the
-    batch's statistics as in `conv4`, and a ReLU.
-
-    Args:
-        ways: N, the classes of a task.
-        in_channels: 1 for grey images, 3 for colour.
-        size: height and width of the images, in pixels.
-        seed: of the initial weights (PyTorch's default initialisation).
-
-    >>> dense4(ways=5)(torch.zeros(25, 1, 28, 28)).shape
-    torch.Size([25, 5])
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = [nn.Flatten()]
-        for n_in, n_out in pairwise((in_channels * size * size, 256, 128, 64, 64)):
-            norm = nn.BatchNorm1d(n_out, track_running_stats=False)
-            layers += [nn.Linear(n_in, n_out), norm, nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(64, ways))
 
 
 class _Centered(nn.Module):
@@ -126,17 +101,24 @@ def conv_encoder(
         widths: channels of the two convolutions.
         seed: of the initial weights (PyTorch's default initialisation).
 
+    Returns:
+        From images `[N, in_channels, size, size]` to codes `[N, widths[1] * (size / 4)^2]`.
+
+    Raises:
+        ValueError: a size that is no multiple of 4, a count below 1.
+
+    >>> import torch
     >>> conv_encoder()(torch.zeros(32, 3, 28, 28)).shape            # 48 channels of 7 x 7
     torch.Size([32, 2352])
     """
     _check_quarters(size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = [_Centered()]
+    counts(in_channels=in_channels, **{f"widths[{place}]": n for place, n in enumerate(widths)})
+    layers: list[nn.Module] = [_Centered()]
+    with seeded(seed):
         for n_in, n_out in pairwise((in_channels, *widths)):
             norm = nn.GroupNorm(n_out, n_out)  # a group a channel: instance normalisation
             layers += [nn.Conv2d(n_in, n_out, 5, padding=2), norm, nn.MaxPool2d(2), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten())
+    return nn.Sequential(*layers, Features(widths[-1] * (size // 4) ** 2))
 
 
 def conv_decoder(
@@ -152,12 +134,19 @@ def conv_decoder(
         width: channels of the code, `widths[1]` of the encoder.
         seed: of the initial weights (PyTorch's default initialisation).
 
+    Returns:
+        From codes `[N, width * (size / 4)^2]` to images `[N, out_channels, size, size]`.
+
+    Raises:
+        ValueError: as of `conv_encoder`.
+
+    >>> import torch
     >>> conv_decoder()(torch.zeros(32, 2352)).shape
     torch.Size([32, 3, 28, 28])
     """
     _check_quarters(size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    counts(out_channels=out_channels, width=width)
+    with seeded(seed):
         return nn.Sequential(
             nn.Unflatten(1, (width, size // 4, size // 4)),
             *(nn.Conv2d(width, 16, 3, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2)),
@@ -170,7 +159,7 @@ def _check_quarters(size: int) -> None:
     """Refuse a size that two halvings do not divide.
 
     Raises:
-        ValueError: it is none.
+        ValueError: names the size.
     """
-    if size < 4 or size % 4:
+    if count("size", size) % 4:
         raise ValueError(f"size={size} must be a multiple of 4, for two halvings")
