@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from metanotes import MAML, Task
+from metanotes.engine import Computing
 from metanotes.learner import Loss
 
 Step = Callable[[], Sequence[Tensor]]
@@ -85,10 +87,15 @@ def plain_loop(work: MetaStep) -> Step:
     return work.step(backward)
 
 
-def metanotes(work: MetaStep, **options: bool) -> Step:
+def metanotes(work: MetaStep, **options: Unpack[Computing]) -> Step:
     """Ours; options as of `MAML`."""
     learner = MAML(
-        work.model, work.inner_lr, work.steps, work.first_order, loss=work.loss, **options
+        work.model,
+        work.inner_lr,
+        work.steps,
+        first_order=work.first_order,
+        loss=work.loss,
+        **options,
     )
     return work.step(lambda: learner(work.tasks).mean().backward())
 

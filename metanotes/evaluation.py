@@ -16,7 +16,16 @@ from torch.utils._pytree import tree_map
 from metanotes._ground.checks import count
 from metanotes.engine import Plan, plan_for
 from metanotes.learner import Learner, cross_entropy, mse
-from metanotes.task import Batch, Inputs, Task, check_tasks, map_tensors, task_count, task_to
+from metanotes.task import (
+    Batch,
+    Inputs,
+    Task,
+    check_tasks,
+    map_tensors,
+    select,
+    task_count,
+    task_to,
+)
 from metanotes.training import progress_bar
 
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -172,7 +181,7 @@ def _on_tasks(
     with progress_bar(tasks, "evaluating", progress) as bar:
         while (done := sum(map(len, values))) < tasks:
             left = tasks - done
-            drawn = task_to(map_tensors(lambda t, left=left: t[:left], sample(BLOCK)), device)
+            drawn = task_to(select(sample(BLOCK), slice(left)), device)
             check_tasks(drawn)
             plan = plan_for(learner, drawn)
             if together is None:
@@ -184,6 +193,7 @@ def _on_tasks(
                 metric = _usual_metric(learner.loss, outputs[0].shape[2:], y)
             values.append(_judged(metric, torch.cat(outputs), y).cpu())
             bar.update(task_count(drawn))
+    assert metric is not None
     return Score(torch.cat(values).double(), _name(metric), transductive)
 
 
@@ -289,13 +299,15 @@ def _on_examples(
     values: list[Tensor] = []
     with progress_bar(number, "evaluating", progress) as bar:
         for first in range(0, number, MINIBATCH):
-            part = map_tensors(lambda t, i=first: ready(t[i : i + MINIBATCH]), x)
+            part = map_tensors(ready, select(x, slice(first, first + MINIBATCH)))
             targets = y[first : first + MINIBATCH].to(device)
             outputs = outputs_of(part)
             if first == 0:
                 if not transductive:
                     _refuse_mixing(outputs_of, part, outputs)
-                metric = metric or _usual_metric(cross_entropy, outputs.shape[1:], targets[None])
+                if metric is None:
+                    metric = _usual_metric(cross_entropy, outputs.shape[1:], targets[None])
+            assert metric is not None
             each = map_tensors(lambda t: t[:, None], (outputs, targets))  # a task of one example
             values.append(_judged(metric, *each).cpu())
             bar.update(len(targets))

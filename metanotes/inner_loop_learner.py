@@ -26,7 +26,7 @@ from metanotes.learner import (
     check_targets,
     cross_entropy,
 )
-from metanotes.task import Batch, Inputs, Task, check_tasks, map_tensors
+from metanotes.task import Batch, Inputs, Task, check_tasks, map_tensors, select
 from metanotes.theta import (
     IN_FORCE,
     Theta,
@@ -198,12 +198,15 @@ class InnerLoopLearner(Learner):
         theta has the names of the whole model's parameters; so has the head that is returned.
         """
         model = self.model
-        if self.adapted_names is None or type(model).forward is not nn.Sequential.forward:
+        if self.adapted_names is None or not isinstance(model, nn.Sequential):
+            return None, model
+        if type(model).forward is not nn.Sequential.forward:
             return None, model
         if model._forward_hooks or model._forward_pre_hooks:  # they want to see all of it
             return None, model
         adapting = {id(p) for name, p in model.named_parameters() if name in self.adapted_names}
-        layers = list(model._modules.items())  # a module may stand there twice
+        # A module may stand there twice.
+        layers = [(name, layer) for name, layer in model._modules.items() if layer is not None]
         moves = [any(id(p) in adapting for p in part.parameters()) for _, part in layers]
         split = moves.index(True)
         return (_Layers(layers[:split]) if split else None), _Layers(layers[split:])
@@ -263,7 +266,9 @@ class InnerLoopLearner(Learner):
         )
         numbers = [losses, *grads.values()]
         if not self.first_order:
-            along = sum((g * torch.sin(g.detach() * 1e3 + 1)).sum() for g in grads.values())
+            along = torch.stack(
+                [(g * torch.sin(g.detach() * 1e3 + 1)).sum() for g in grads.values()]
+            ).sum()
             numbers += torch.autograd.grad(along, list(theta.values()), materialize_grads=True)
         losses = self.losses_at(theta, tasks.query)
         weights = torch.arange(1, 3).to(losses)
@@ -306,6 +311,7 @@ class _Layers(nn.Module):
 
     def forward(self, x: Any) -> Any:
         for layer in self._modules.values():
+            assert layer is not None
             x = layer(x)
         return x
 
@@ -375,9 +381,7 @@ def minibatches(examples: Batch, size: int, steps: int) -> Batch:
 
 def _split(examples: Batch, size: int) -> list[Batch]:
     count = examples.y.shape[1] // size
-    return [
-        map_tensors(lambda t, i=i: t[:, i * size : (i + 1) * size], examples) for i in range(count)
-    ]
+    return [select(examples, (slice(None), slice(i * size, (i + 1) * size))) for i in range(count)]
 
 
 def refuse_running_statistics(model: nn.Module) -> None:

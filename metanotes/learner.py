@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy as cross_entropy
 from torch.nn.functional import mse_loss as mse
 
 from metanotes.engine import Computing, Options, Workshop, meta_step
-from metanotes.task import Batch, Inputs, Task, check_tasks
+from metanotes.task import Batch, Task, check_tasks
 from metanotes.theta import over_tasks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -68,7 +68,7 @@ class Learner(nn.Module):
         """
         raise NotImplementedError
 
-    def predict(self, adapted: Any, x: Inputs) -> Tensor:
+    def predict(self, adapted: Any, x: Any) -> Tensor:
         """f_theta(x) of every task: `[T, M, ...]` to outputs `[T, M, ...]`."""
         raise NotImplementedError
 

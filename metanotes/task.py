@@ -73,6 +73,11 @@ def map_tensors(function: Callable[[Tensor], Tensor], of: Of) -> Of:
     return mapped
 
 
+def select(of: Of, index: Any) -> Of:
+    """The tasks of an index or a slice, of a `Task`, a `Batch`, or other nested tensors."""
+    return map_tensors(lambda t: t[index], of)
+
+
 def task_to(tasks: Of, device: torch.device | str) -> Of:
     """The same tasks on another device."""
     return map_tensors(lambda t: t.to(device), tasks)

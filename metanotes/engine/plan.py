@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
@@ -25,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from metanotes._ground.randomness import cuda_devices
 from metanotes.engine.protocol import Learned
 from metanotes.engine.task_layers import TaskLayers
-from metanotes.task import Task, map_tensors, task_count
+from metanotes.task import Task, map_tensors, select, task_count
 from metanotes.theta import ONE_BY_ONE, How, in_force
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
@@ -63,13 +64,8 @@ class Plan(NamedTuple):
         parts = -(-task_count(tasks) // self.group)
         if parts == 1:
             return [tasks]
-        split: list[list[Tensor]] = []
-        leaves = map_tensors(lambda t: split.append(list(t.tensor_split(parts))) or t, tasks)
-        groups = []
-        for i in range(parts):
-            rest = iter(split)
-            groups.append(map_tensors(lambda t, i=i, rest=rest: next(rest)[i], leaves))
-        return groups
+        numbers = torch.arange(task_count(tasks)).tensor_split(parts)
+        return [select(tasks, slice(int(n[0]), int(n[-1]) + 1)) for n in numbers]
 
 
 @contextmanager
@@ -121,9 +117,9 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
     """
     rows = torch.tensor([0, min(1, task_count(tasks) - 1)])
     two = map_tensors(lambda t: t.detach()[rows.to(t.device)], tasks)
-    one = map_tensors(lambda t: t[:1], two)
+    one = select(two, slice(1))
     device = tree_leaves(tasks)[0].device
-    with torch.random.fork_rng(devices=cuda_devices(device)), _buffers_kept(learner):
+    with torch.random.fork_rng(devices=cuda_devices(device)), _left_as_it_was(learner):
         two = Task(*(batch._replace(x=map_tensors(_uneven, batch.x)) for batch in two))
         with (
             torch.no_grad(),
@@ -141,7 +137,7 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         how = ONE_BY_ONE
         for candidate in _candidates(convolves, group, learner.options.keep_graph):
             tried = _numbers(learner, two, candidate, plain_attention)
-            if tried is not None and _alike(tried, numbers):
+            if tried is not None and _alike(tried, numbers) and not _keeps_batched(learner):
                 how = candidate
                 break
     if outside:
@@ -285,14 +281,24 @@ def graph_leaves(of: Tensor) -> list[Tensor]:
     return found
 
 
+def _keeps_batched(learner: Learned) -> bool:
+    """Whether a module has kept a tensor of vmap's, which is of no use outside of it."""
+    held = (value for module in learner.modules() for value in vars(module).values())
+    return any(isinstance(value, Tensor) and is_batchedtensor(value) for value in held)
+
+
 @contextmanager
-def _buffers_kept(learner: Learned) -> Iterator[None]:
-    """Buffers that are written to are put back."""
-    before = [(b, b.detach().clone(), b._version) for b in learner.buffers()]
+def _left_as_it_was(learner: Learned) -> Iterator[None]:
+    """What modules keep of a forward pass, in buffers or in Python, is put back."""
+    attributes = [(vars(module), dict(vars(module))) for module in learner.modules()]
+    buffers = [(b, b.detach().clone(), b._version) for b in learner.buffers()]
     try:
         yield
     finally:
-        for buffer, value, version in before:
+        for now, before in attributes:
+            now.clear()
+            now.update(before)
+        for buffer, value, version in buffers:
             if buffer._version != version:
                 with torch.no_grad():
                     buffer.copy_(value)

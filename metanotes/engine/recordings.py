@@ -97,7 +97,7 @@ def recording(learner: nn.Module) -> Iterator[None]:
     more than tensors, and hooks may do anything: with them nothing is recorded, unless the learner
     was made with `record=True`.
     """
-    workshop = getattr(learner, "workshop", None)
+    workshop: Any = getattr(learner, "workshop", None)
     if workshop is None:
         yield
         return
@@ -106,7 +106,8 @@ def recording(learner: nn.Module) -> Iterator[None]:
         yield
     finally:
         workshop.asked -= 1
-        if not (workshop.asked or learner.options.record or learner.options.compile):
+        options: Any = learner.options
+        if not (workshop.asked or options.record or options.compile):
             workshop.recordings.clear()
 
 
@@ -160,10 +161,9 @@ def settings_of(learner: Learned) -> tuple[Hashable, bool]:
     parts: list[Hashable] = []
     ours_alone = True
     for module in learner.modules():
-        kind = type(module)
-        ours_alone &= kind.__module__.startswith(("torch.nn.modules.", "metanotes."))
+        ours_alone &= type(module).__module__.startswith(("torch.nn.modules.", "metanotes."))
         ours_alone &= not _hooked(module)
-        parts.append(kind)
+        parts.append(id(type(module)))
         for name, value in vars(module).items():
             if type(value) in PLAIN:
                 parts.append(value)

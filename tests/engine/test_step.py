@@ -224,8 +224,6 @@ def test_one_example_or_one_query_of_a_convolutional_network(examples, dtype):
     ours = meta_gradient(MAML(model, 0.1, 2), tasks)
     limit = 1e-3 if dtype.itemsize == 4 else 1e-10
     assert relative_error([g.double() for g in ours], truth) < limit
-        1e-3 if dtype.itemsize == 4 else 1e-10
-    )
 
 
 @pytest.fixture
@@ -299,14 +297,14 @@ def test_a_loss_with_parameters_learns_inside_and_outside(options, size):
     model, loss, tasks = shaken(mlp(2, 4, 1)), ScaledLoss(), vector_tasks()
     learner = MAML(model, 0.1, 3, loss=loss, **options)
     with in_groups_of(size):
-        ours = meta_gradient(learner, tasks)
+        (ours,) = torch.autograd.grad(learner(tasks).mean(), [loss.scale])
     values = []
     for h in (1e-6, -2e-6):
         with torch.no_grad():
             loss.scale += h
             values.append(learner(tasks).mean())
     expected = (values[0] - values[1]) / 2e-6
-    assert abs(ours[-1] - expected) < 1e-6 * abs(expected)
+    assert abs(ours - expected) < 1e-6 * abs(expected)
 
 
 def test_what_is_learned_outside_of_the_learner_gets_its_gradient_too():
@@ -367,7 +365,7 @@ def test_phi_may_not_change_between_the_losses_and_their_gradient():
     learner = MAML(mlp(2, 4, 1).double(), inner_lr=0.1, loss=mse)
     loss = learner(vector_tasks()).mean()
     with torch.no_grad():
-        next(learner.parameters()).add_(1.0)
+        learner.model[2].weight.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 

@@ -6,18 +6,14 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from metanotes.engine.task_layers import (
+from metanotes.engine.derivatives import (
     Convolution,
     ConvSettings,
     InputGradient,
     Normalization,
     WeightGradient,
-    convolve,
-    normalize,
-    pool,
-    to_channels,
-    to_tasks,
 )
+from metanotes.engine.task_layers import convolve, normalize, pool, to_channels, to_tasks
 
 SHAPES = {
     "stride 1": ((3, 3), ConvSettings((1, 1), (1, 1), (1, 1), 1)),
