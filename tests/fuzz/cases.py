@@ -391,15 +391,15 @@ def _draw_network(draw: Draw, case: Case, tasks: int, examples: int, queries: in
         target = draw.choice(["labels"] * 5 + ["real"] * 4 + ["probabilities", "several"])
         if case.method == "Prototypes":
             target = "labels"
-        # Batch statistics of all tasks at once would be those of none.
-        batch_norm = case.method != "Prototypes"
+        # The prototypes' embedding works on the examples of all tasks at once.
+        mixing = case.method != "Prototypes"
         outputs = draw.integer(2, 5)
         case.ways = outputs if target == "labels" else 0
         case.notes = []
         n = case.ways * draw.integer(1, 2) if case.method == "Prototypes" else examples
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            size, layers, width = _draw_body(draw, kind, batch_norm)
+            size, layers, width = _draw_body(draw, kind, mixing)
             try:
                 network, shape = _with_head(draw, size, layers, width, outputs, target, case.notes)
             except (RuntimeError, ValueError):
@@ -419,34 +419,34 @@ def _draw_network(draw: Draw, case: Case, tasks: int, examples: int, queries: in
     raise RuntimeError(f"seed {case.seed} gives no network that torch can run")
 
 
-def _draw_body(draw: Draw, kind: str, batch_norm: bool) -> tuple[Any, list[nn.Module], int | None]:
+def _draw_body(draw: Draw, kind: str, mixing: bool) -> tuple[Any, list[nn.Module], int | None]:
     """The shape of an example, the layers, and their width where it is not to be tried out."""
     match kind:
         case "vector":
             size = draw.integer(1, 5)
-            layers, width = vector_layers(draw, size, batch_norm)
+            layers, width = vector_layers(draw, size, mixing)
             return (size,), layers, width
         case "image":
             channels = draw.integer(1, 3)
             size = (channels, draw.integer(4, 8), draw.integer(4, 8))
-            layers = image_layers(draw, channels, batch_norm)
+            layers = image_layers(draw, channels, mixing)
             if draw.chance(0.3):
                 layers.append(nn.AdaptiveAvgPool2d(1))
             return size, [*layers, nn.Flatten()], None
         case "signal":
             channels = draw.integer(1, 3)
             size = (channels, draw.integer(5, 9))
-            return size, [*signal_layers(draw, channels, batch_norm), nn.Flatten()], None
+            return size, [*signal_layers(draw, channels, mixing), nn.Flatten()], None
         case "sequence":
             width = draw.choice([2, 4])
             size = (draw.integer(1, 4), width)
             end = draw.choice([Mean, nn.Flatten])()
-            return size, [*sequence_layers(draw, width), end], None
+            return size, [*sequence_layers(draw, width, mixing), end], None
     width, words = draw.choice([2, 4]), draw.integer(3, 7)
     padding = draw.integer(0, words - 1) if draw.chance(0.5) else None
     layers = [nn.Embedding(words, width, padding_idx=padding)]
     if draw.chance(0.5):
-        layers += sequence_layers(draw, width)
+        layers += sequence_layers(draw, width, mixing)
     return (draw.integer(1, 5), words), [*layers, draw.choice([Mean, nn.Flatten])()], None
 
 

@@ -266,9 +266,12 @@ class Stage:
             self.calls.append((learner(case.own_tasks(self.tasks)), {}))
         own = case.own_tasks(self.tasks)
         self.where = "at adapt"
-        self.adapted = learner.adapt(own.support)
+        adapted = learner.adapt(own.support)
         self.where = "at predict"
-        self.predictions = learner.predict(self.adapted, own.query.x)
+        self.predictions = learner.predict(adapted, own.query.x)
+        if isinstance(adapted, dict):  # may be views of phi, which changes
+            adapted = {name: t.detach().clone() for name, t in adapted.items()}
+        self.adapted: Any = adapted
         self.where = "at evaluate"
         self.alone = evaluation(case, learner, self.tasks)
 

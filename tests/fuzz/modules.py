@@ -344,11 +344,10 @@ def activation(draw: Draw) -> nn.Module:
     return draw.choice(SMOOTH if draw.chance(0.6) else KINKED)()
 
 
-def odd_layer(draw: Draw, width: int) -> nn.Module:
+def odd_layer(draw: Draw, width: int, mixing: bool = True) -> nn.Module:
     """A reader's layer that keeps the shape `[..., width]`."""
     makers: list[Callable[[], nn.Module]] = [
-        Branching,
-        BranchingOnSize,
+        *([Branching, BranchingOnSize] if mixing else []),
         Counting,
         Remembering,
         lambda: InPlace(width),
@@ -368,7 +367,10 @@ def odd_layer(draw: Draw, width: int) -> nn.Module:
     return draw.choice(makers)()
 
 
-def vector_layers(draw: Draw, size: int, batch_norm: bool) -> tuple[list[nn.Module], int]:
+# `mixing`: whether a layer may look at other examples of its batch.
+
+
+def vector_layers(draw: Draw, size: int, mixing: bool) -> tuple[list[nn.Module], int]:
     """Of `[N, size]`: the layers, and the width of what they give."""
     layers: list[nn.Module] = []
     shared = activation(draw) if draw.chance(0.2) else None
@@ -377,7 +379,7 @@ def vector_layers(draw: Draw, size: int, batch_norm: bool) -> tuple[list[nn.Modu
         layers.append(nn.Linear(size, width, bias=draw.chance(0.8)))
         size = width
         match draw.integer(0, 7):
-            case 0 if batch_norm:
+            case 0 if mixing:
                 affine = draw.chance(0.6)
                 layers.append(nn.BatchNorm1d(size, affine=affine, track_running_stats=False))
             case 1:
@@ -388,16 +390,16 @@ def vector_layers(draw: Draw, size: int, batch_norm: bool) -> tuple[list[nn.Modu
                 layers.append(nn.RMSNorm(size))
         layers.append(shared if shared is not None else activation(draw))
         if draw.chance(0.25):
-            layers.append(odd_layer(draw, size))
+            layers.append(odd_layer(draw, size, mixing))
     if not layers and draw.chance(0.3):
-        layers.append(odd_layer(draw, size))
+        layers.append(odd_layer(draw, size, mixing))
     return layers, size
 
 
-def _image_norm(draw: Draw, channels: int, batch_norm: bool) -> list[nn.Module]:
+def _image_norm(draw: Draw, channels: int, mixing: bool) -> list[nn.Module]:
     affine = draw.chance(0.6)
     match draw.integer(0, 5):
-        case 0 | 1 if batch_norm:
+        case 0 | 1 if mixing:
             return [nn.BatchNorm2d(channels, affine=affine, track_running_stats=False)]
         case 2:
             groups = draw.choice([g for g in range(1, channels + 1) if channels % g == 0])
@@ -426,7 +428,7 @@ def _resize(draw: Draw) -> list[nn.Module]:
     return [draw.choice(makers)()] if draw.chance(0.35) else []
 
 
-def image_layers(draw: Draw, channels: int, batch_norm: bool) -> list[nn.Module]:
+def image_layers(draw: Draw, channels: int, mixing: bool) -> list[nn.Module]:
     """Of `[N, channels, H, W]`, up to the flattening."""
     layers: list[nn.Module] = []
     shared = nn.PReLU() if draw.chance(0.15) else None
@@ -450,7 +452,7 @@ def image_layers(draw: Draw, channels: int, batch_norm: bool) -> list[nn.Module]
             how = {"groups": groups, "dilation": dilation, "bias": bias, "padding_mode": mode}
             layers.append(nn.Conv2d(channels, out, kernel, stride, padding, **how))
         channels = out
-        layers += _image_norm(draw, channels, batch_norm)
+        layers += _image_norm(draw, channels, mixing)
         layers.append(shared if shared is not None else activation(draw))
         layers += _resize(draw)
         match draw.integer(0, 11):
@@ -461,13 +463,14 @@ def image_layers(draw: Draw, channels: int, batch_norm: bool) -> list[nn.Module]
             case 2:
                 layers.append(Residual(nn.Conv2d(channels, channels, 3, padding=1)))
             case 3:
-                layers.append(draw.choice([Branching, Counting, Remembering, BranchingOnSize])())
+                kinds = [Counting, Remembering, *([Branching, BranchingOnSize] if mixing else [])]
+                layers.append(draw.choice(kinds)())
             case 4:
                 layers.append(nn.Dropout2d(0.0))
     return layers
 
 
-def signal_layers(draw: Draw, channels: int, batch_norm: bool) -> list[nn.Module]:
+def signal_layers(draw: Draw, channels: int, mixing: bool) -> list[nn.Module]:
     """Of `[N, channels, L]`, up to the flattening."""
     layers: list[nn.Module] = []
     for _ in range(draw.integer(1, 2)):
@@ -476,7 +479,7 @@ def signal_layers(draw: Draw, channels: int, batch_norm: bool) -> list[nn.Module
         channels = out
         affine = draw.chance(0.6)
         match draw.integer(0, 4):
-            case 0 if batch_norm:
+            case 0 if mixing:
                 layers.append(nn.BatchNorm1d(out, affine=affine, track_running_stats=False))
             case 1:
                 layers.append(nn.InstanceNorm1d(out, affine=affine))
@@ -488,7 +491,7 @@ def signal_layers(draw: Draw, channels: int, batch_norm: bool) -> list[nn.Module
     return layers
 
 
-def sequence_layers(draw: Draw, width: int) -> list[nn.Module]:
+def sequence_layers(draw: Draw, width: int, mixing: bool) -> list[nn.Module]:
     """Of `[N, L, width]` to the same, width even."""
     layers: list[nn.Module] = []
     for _ in range(draw.integer(1, 2)):
@@ -518,7 +521,7 @@ def sequence_layers(draw: Draw, width: int) -> list[nn.Module]:
             case 7:
                 layers.append(Last(nn.LSTM(width, width, batch_first=True)))
             case 8:
-                layers += [Residual(nn.Linear(width, width)), odd_layer(draw, width)]
+                layers += [Residual(nn.Linear(width, width)), odd_layer(draw, width, mixing)]
     return layers
 
 
