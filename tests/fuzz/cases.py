@@ -30,6 +30,7 @@ from tests.fuzz.modules import (
     sequence_layers,
     shaken,
     signal_layers,
+    usual_block,
     vector_layers,
 )
 from tests.fuzz.plain import Plain, PlainPrototypes, Rule
@@ -197,7 +198,13 @@ class Case:
             with torch.no_grad():
                 for name, rate in learner.rule.rates.items():  # type: ignore[union-attr]
                     rate.copy_(self.rule.rates[name])
-        return learner.train(self.training)
+        learner.train(self.training)
+        self._set_part(learner.model)
+        return learner
+
+    def _set_part(self, model: Any) -> None:
+        if "first part in evaluation mode" in self.notes:
+            next(model.children()).eval()
 
     def _learner(self, model: nn.Module, loss: Any) -> Learner:
         rule, lr = self.rule, self.rule.lr
@@ -248,6 +255,7 @@ class Case:
             zero = self.method == "HyperRepresentation"
             side = Plain(model, rule, self.steps, loss, method, first_order, adapts, zero)
         side.train(self.training)
+        self._set_part(model)
         return side
 
     def _parts(self, dtype: torch.dtype) -> tuple[nn.Module, Any]:
@@ -360,7 +368,7 @@ METHODS = (
 
 
 def _count(draw: Draw) -> int:
-    return draw.choice([1, 1, 2, 2, 3, 4, 5, 6])
+    return draw.choice([1, 1, 1, 2, 2, 3, 4, 5, 6, 9])
 
 
 def _draw_settings(draw: Draw, case: Case) -> None:
@@ -426,6 +434,9 @@ def _draw_body(draw: Draw, kind: str, mixing: bool) -> tuple[Any, list[nn.Module
             size = draw.integer(1, 5)
             layers, width = vector_layers(draw, size, mixing)
             return (size,), layers, width
+        case "image" if draw.chance(0.03):  # so much work that it is done in groups of tasks
+            blocks = usual_block(draw, 3, 24, mixing) + usual_block(draw, 24, 48, mixing)
+            return (3, 28, 28), [*blocks, nn.Flatten()], None
         case "image":
             channels = draw.integer(1, 3)
             size = (channels, draw.integer(4, 8), draw.integer(4, 8))
@@ -473,7 +484,8 @@ def _with_head(
         head, shape = [nn.Linear(width, 3 * outputs), nn.Unflatten(1, (outputs, 3))], "dense"
     elif draw.chance(0.15):
         head = [nn.Linear(width, 3), activation(draw), nn.Linear(3, outputs)]
-    tied = [m for m in body.modules() if isinstance(m, nn.Linear) and m.weight.shape[0] == m.weight.shape[1]]
+    linear = [m for m in body.modules() if isinstance(m, nn.Linear) and "weight" in m._parameters]
+    tied = [m for m in linear if m.in_features == m.out_features]
     if len(tied) > 1 and draw.chance(0.3) and tied[0].weight.shape == tied[1].weight.shape:
         tied[1].weight = tied[0].weight
         notes.append("tied weights")
@@ -591,6 +603,8 @@ def _draw_oddities(draw: Draw, case: Case) -> None:
         case.notes.append("hook on a parameter")
     elif draw.chance(0.03):
         case.notes.append("forward hook")
+    elif draw.chance(0.03):
+        case.notes.append("first part in evaluation mode")
     if not draw.chance(0.1):
         return
     real = [f"{n}.{k}" for n, b in zip(Task._fields, case.tasks, strict=True) for k, t in b._asdict().items() if t.is_floating_point()]

@@ -27,6 +27,9 @@ KINDS = (ValueError, TypeError, NotImplementedError, RuntimeError)
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
 
+Named = dict[str, Tensor]
+
+
 class Verdict(NamedTuple):
     """What came out: "right", "refused" or "wrong"; what was wrong; and the case in words."""
 
@@ -103,10 +106,17 @@ def _same(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------------------------ comparisons
 
 
-def compare(
-    what: str, ours: dict[str, Tensor], right: dict[str, Tensor], rounded: dict[str, Tensor] | None
-) -> None:
-    """Refuse a difference: 1e-9 in float64; in float32, a small part or as the plain loop's own."""
+def compare(what: str, ours: Named, right: Named, rounded: Named | None, part: float = 1e-9) -> None:
+    """Refuse a difference of more than a part of the size.
+
+    Args:
+        what: that is compared, for the message.
+        ours: the package's, by name.
+        right: the plain loop's.
+        rounded: the plain loop's in float32, whose own errors say how large they may be; None in
+            float64.
+        part: how much may be off in float64.
+    """
     if ours.keys() != right.keys():
         raise Wrong(f"{what}: of {sorted(ours)}, not of {sorted(right)}")
     total = torch.stack([t.double().square().sum() for t in right.values()]).sum().sqrt()
@@ -115,7 +125,7 @@ def compare(
         if got.shape != t.shape:
             raise Wrong(f"{what} {name}: {list(got.shape)} in place of {list(t.shape)}")
         error, size = (got - t).norm(), t.norm()
-        bound = 1e-9 * (size + 1e-3 * total) + 1e-13
+        bound = part * (size + 1e-3 * total) + 1e-4 * part
         if rounded is not None:
             own = (rounded[name].double() - t).norm()
             bound = 2e-3 * (size + 1e-2 * total) + 20 * own + 1e-5
@@ -139,9 +149,6 @@ def learned(case: Case, learner: Learner) -> Theta:
 def leaves(tasks: Task, names: tuple[str, ...]) -> Theta:
     """Those tensors of the tasks that require a gradient."""
     return {n: getattr(getattr(tasks, n.split(".")[0]), n.split(".")[1]) for n in names}
-
-
-Named = dict[str, Tensor]
 
 
 class Results(NamedTuple):
@@ -175,7 +182,9 @@ def score(outputs: Tensor, y: Tensor) -> Tensor:
     return (flat * torch.linspace(1.0, 2.0, flat.numel(), dtype=flat.dtype)).mean()
 
 
-def plain_results(case: Case, side: Plain, tasks: Task, dtype: torch.dtype) -> Results:
+def plain_results(
+    case: Case, side: Plain, tasks: Task, dtype: torch.dtype | None = None
+) -> Results:
     """By the plain loop."""
     tasks = case.own_tasks(tasks, dtype)
     inputs = leaves(tasks, case.differentiated)
@@ -275,24 +284,24 @@ class Stage:
         self.where = "at evaluate"
         self.alone = evaluation(case, learner, self.tasks)
 
-    def check(self, right: Results, rounded: Results | None) -> None:
-        """Compare all of it with the plain loop."""
+    def check(self, right: Results, rounded: Results | None = None, part: float = 1e-9) -> None:
+        """Compare all of it with the plain loop, to a part of the size."""
         for number, (way, (losses, gradient)) in enumerate(
             zip([*self.ways, "no_grad"], self.calls, strict=True)
         ):
             when = f"call {number + 1} ({way}), the"
             own = rounded and {"losses": rounded.losses}
-            compare(when, {"losses": losses}, {"losses": right.losses}, own)
+            compare(when, {"losses": losses}, {"losses": right.losses}, own, part)
             if way != "no_grad":
-                part = "weighted" if way == "weighted" else "mean"
-                own = rounded and getattr(rounded, part)
-                compare(f"{when} gradient of", gradient, getattr(right, part), own)
+                name = "weighted" if way == "weighted" else "mean"
+                own = rounded and getattr(rounded, name)
+                compare(f"{when} gradient of", gradient, getattr(right, name), own, part)
         if right.adapted:
             adapted = named(self.adapted, right.adapted)
-            compare("adapt, the", adapted, right.adapted, rounded and rounded.adapted)
+            compare("adapt, the", adapted, right.adapted, rounded and rounded.adapted, part)
         for name in ("predictions", "alone"):
             pair = {name: getattr(self, name)}, {name: getattr(right, name)}
-            compare("the", *pair, rounded and {name: getattr(rounded, name)})
+            compare("the", *pair, rounded and {name: getattr(rounded, name)}, part)
 
 
 def judge(case: Case) -> Verdict:

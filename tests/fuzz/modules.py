@@ -428,9 +428,23 @@ def _resize(draw: Draw) -> list[nn.Module]:
     return [draw.choice(makers)()] if draw.chance(0.35) else []
 
 
+def usual_block(draw: Draw, channels: int, out: int, mixing: bool) -> list[nn.Module]:
+    """Of few-shot learning: convolution, normalization, ReLU, half the size."""
+    norm = nn.BatchNorm2d(out, track_running_stats=False) if mixing else nn.GroupNorm(1, out)
+    pool = draw.chance(0.4)
+    conv = nn.Conv2d(channels, out, 3, stride=1 if pool else 2, padding=1)
+    return [conv, norm, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else [])]
+
+
 def image_layers(draw: Draw, channels: int, mixing: bool) -> list[nn.Module]:
     """Of `[N, channels, H, W]`, up to the flattening."""
     layers: list[nn.Module] = []
+    if draw.chance(0.25):
+        for _ in range(draw.integer(1, 2)):
+            out = draw.integer(2, 6)
+            layers += usual_block(draw, channels, out, mixing)
+            channels = out
+        return layers
     shared = nn.PReLU() if draw.chance(0.15) else None
     for _ in range(draw.integer(1, 3)):
         out = draw.integer(2, 6)
