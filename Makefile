@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 NB     ?= $(wildcard notebooks/*.ipynb)
 PORT   ?= 8000
 JOBS   ?= 2
+SECONDS ?= 600
+FIRST  ?= 0
 
 # In development the real data lie beside the project.
 ifndef METANOTES_DATA
@@ -23,7 +25,7 @@ PAGES  := _config.yml _toc.yml $(shell find book metanotes runs results notebook
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
 	-not -path 'book/_static/vendor/*' 2>/dev/null)
 
-.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench lab format lock \
+.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench fuzz lab format lock \
 	browser clean clean-vendor
 
 help:
@@ -82,6 +84,9 @@ notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=noteb
 # All cores, whatever the tests leave to each process.
 bench: $(ENV)  ## metanotes beside its peers, a quarter of an hour; BENCH="--help" for the options
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks $(BENCH)
+
+fuzz: $(ENV)  ## random cases beside the plain loop, for SECONDS=600, from the seed FIRST=0 on
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --first $(FIRST)
 
 lab: $(ENV)  ## opens JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=.
