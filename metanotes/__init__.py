@@ -40,8 +40,6 @@ from metanotes.methods.optimizers import (
     MetaLearnerLSTM,
     StepSizeController,
     reinforce,
-    train_controller,
-    train_optimizer,
     trajectory,
 )
 from metanotes.task import Batch, Task
@@ -93,7 +91,5 @@ __all__ = [
     "mse",
     "reinforce",
     "scale_invariant_mse",
-    "train_controller",
-    "train_optimizer",
     "trajectory",
 ]

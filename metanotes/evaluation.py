@@ -14,6 +14,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from metanotes._ground.checks import count
+from metanotes._ground.progress import progress_bar
 from metanotes.engine import Plan, plan_for
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.task import (
@@ -26,7 +27,6 @@ from metanotes.task import (
     task_count,
     task_to,
 )
-from metanotes.training import progress_bar
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 Together = Literal["all", "several", "none"]  # queries: in one batch, each alone by vmap or a loop

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from metanotes.data import digits, networks, quadratics
 from metanotes.data.functions import NetworkSampler
 from metanotes.evaluation import Score
-from metanotes.methods.optimizers import LearningToOptimize, LSTMRule, train_optimizer, trajectory
+from metanotes.methods.optimizers import LearningToOptimize, LSTMRule, trajectory
 from metanotes.nets import mlp
 from metanotes.task import Batch
-from metanotes.training import History
+from metanotes.training import History, meta_train
 from metanotes.update_rules import SGD, Adam, Momentum, RMSprop, Theta, UpdateRule
 from runs.record import RESULTS, Record, Stopwatch
 
@@ -80,7 +80,7 @@ def tuned(
 
 
 def cosine(learner: nn.Module, lr: float, episodes: int) -> dict[str, Any]:
-    """Adam and a rate that falls to a twentieth, as arguments of `train_optimizer`."""
+    """Adam and a rate that falls to a twentieth, as arguments of `meta_train`."""
     adam = torch.optim.Adam(learner.parameters(), lr=lr)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, episodes, lr / 20)
     return {"optimizer": adam, "scheduler": fall}
@@ -106,14 +106,17 @@ def train_on_quadratics(seed: int, folder: Path) -> dict[str, LSTMRule]:
         ("full gradient at the end", False, 100, 2e-3),
     ):
         learner = LearningToOptimize(rule, first_order=first_order)
-        train_optimizer(
+        meta_train(
             learner,
             quadratics(seed=seed if first_order else seed + 1000),
             episodes,
             tasks=64,
             **cosine(learner, lr, episodes),
+            clip=10.0,
             validate=validate,
+            validate_every=20,
             checkpoint=folder / (f"{seed}.pt" if first_order else f"{seed}-full.pt"),
+            checkpoint_every=20,
         )
         rules[kind] = copy.deepcopy(rule)
     return rules
@@ -253,9 +256,11 @@ def train_on_mnist(folder: Path) -> tuple[LSTMRule, list[History]]:
         return -float(end_loss(validation, theta, images).mean())
 
     for name, phase in PHASES.items():
-        learner = LearningToOptimize(rule, 100, rising(phase.power), first_order=phase.first_order)
+        learner = LearningToOptimize(
+            rule, 100, weights=rising(phase.power), first_order=phase.first_order
+        )
         histories.append(
-            train_optimizer(
+            meta_train(
                 learner,
                 networks(make, mnist("train"), seed=len(histories)),
                 phase.episodes,

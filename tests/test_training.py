@@ -1,19 +1,27 @@
-"""Meta-training: it learns, it stops on bad numbers, and it goes on where it was."""
+"""Meta-training: what a step is, turns and levels, what stops it, and what is refused."""
 
-import os
+import math
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
 from metanotes import (
     MAML,
     Batch,
-    CheckpointError,
+    History,
     Learner,
     NonFiniteLossError,
     Pretrained,
@@ -26,11 +34,8 @@ from metanotes.data import sinusoid
 from metanotes.nets import mlp
 
 
-def sine_learner(dropout: bool = False, inner_lr: float = 0.01) -> MAML:
-    model = mlp(1, 20, 1)
-    if dropout:
-        model.insert(2, nn.Dropout(0.2))
-    return MAML(model, inner_lr=inner_lr, loss=mse)
+def sine_learner() -> MAML:
+    return MAML(mlp(1, 20, 1), inner_lr=0.01, loss=mse)
 
 
 def train(learner, iterations, *, seed=0, **options):
@@ -50,175 +55,223 @@ def test_it_learns_to_learn():
     assert after.mean + after.ci95 < before.mean - before.ci95
 
 
-@pytest.mark.parametrize("dropout", [False, True])
-def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(tmp_path, dropout):
-    def score(learner):
-        return -evaluate(learner, sinusoid(seed=1), tasks=4).mean
-
-    options = {"validate": score, "validate_every": 4, "clip": 1.0}
-
-    class Stop(Exception):
-        pass
-
-    class Dying:  # a sampler that fails at the 8th batch, as a machine may
-        def __init__(self):
-            self.inner, self.left = sinusoid(seed=0), 8
-            self.state_dict, self.load_state_dict = (
-                self.inner.state_dict,
-                self.inner.load_state_dict,
-            )
-
-        def __call__(self, tasks):
-            self.left -= 1
-            if self.left == 0:
-                raise Stop
-            return self.inner(tasks)
-
-    torch.manual_seed(0)
-    whole = sine_learner(dropout)
-    expected = train(whole, 12, **options)
-
-    torch.manual_seed(0)
-    path, dying = tmp_path / "runs" / "run.pt", Dying()
-    with pytest.raises(Stop):
-        meta_train(
-            sine_learner(dropout), dying, 12, tasks=5, progress=False,
-            checkpoint=path, checkpoint_every=5, **options,
-        )  # fmt: skip
-    torch.manual_seed(12345)  # another process has another random state
-    resumed = sine_learner(dropout)
-    nn.init.zeros_(resumed.model[0].weight)  # and perhaps other initial values
-    history = train(resumed, 12, checkpoint=path, checkpoint_every=5, **options)
-    assert torch.equal(parameters(resumed), parameters(whole))
-    assert history == expected
-    assert os.listdir(path.parent) == ["run.pt"]  # no temporary file is left
-
-    loaded = sine_learner(dropout)
-    train(loaded, 12, checkpoint=path, **options)  # finished: only loaded
-    assert torch.equal(parameters(loaded), parameters(whole))
+def test_an_iteration_is_a_plain_step():
+    ours, plain = sine_learner(), sine_learner()
+    history = train(ours, 4, clip=0.5, meta_lr=0.01)
+    sampler, adam = sinusoid(seed=0), torch.optim.Adam(plain.parameters(), lr=0.01)
+    losses = []
+    for _ in range(4):
+        loss = plain(sampler(5)).mean()
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        adam.step()
+        losses.append(loss.item())
+    assert history == History(losses)
+    assert torch.equal(parameters(ours), parameters(plain))
 
 
-def test_the_outer_rate_follows_its_schedule_over_an_interruption(tmp_path):
-    def falling(learner, iterations, **options):
-        sgd = torch.optim.SGD(learner.parameters(), lr=0.1)
-        linear = torch.optim.lr_scheduler.LinearLR(sgd, 1.0, 0.0, total_iters=8)
-        train(learner, iterations, optimizer=sgd, scheduler=linear, **options)
-        return sgd.param_groups[0]["lr"]
-
-    whole, parts = sine_learner(), sine_learner()
-    assert falling(whole, 8) == pytest.approx(0.0, abs=1e-12)
-    assert falling(parts, 3, checkpoint=tmp_path / "run.pt") == pytest.approx(0.1 * 5 / 8)
-    parts = sine_learner()
-    assert falling(parts, 8, checkpoint=tmp_path / "run.pt") == pytest.approx(0.0, abs=1e-12)
-    assert torch.equal(parameters(whole), parameters(parts))
-    constant = sine_learner()
-    train(constant, 8, optimizer=torch.optim.SGD(constant.parameters(), lr=0.1))
-    assert not torch.equal(parameters(whole), parameters(constant))
-
-
-def test_a_schedule_of_another_optimizer_is_refused():
+@pytest.mark.parametrize("part", [slice(0, 2), slice(2, 4)])
+def test_an_optimizer_of_some_parameters_moves_those_alone(part):
     learner = sine_learner()
-    other = torch.optim.lr_scheduler.ConstantLR(torch.optim.SGD(learner.parameters(), lr=0.1))
-    with pytest.raises(ValueError, match="scheduler="):
-        train(learner, 1, scheduler=other)
+    before = [p.clone() for p in learner.parameters()]
+    moving = list(learner.parameters())[part]
+    train(learner, 2, optimizer=torch.optim.SGD(moving, lr=0.1))
+    for old, p in zip(before, learner.parameters(), strict=True):
+        assert torch.equal(old, p) != any(p is q for q in moving)
+        assert any(p is q for q in moving) or p.grad is None
 
 
-def test_a_killed_process_goes_on_bit_for_bit(tmp_path):
-    script = textwrap.dedent(
-        """
-        import os, signal, sys
-        import torch
-        from metanotes import MAML, meta_train, mse
-        from metanotes.data import sinusoid
-        from metanotes.nets import mlp
-        path, kill = sys.argv[1], int(sys.argv[2])
-        sampler = sinusoid(seed=0)
-        calls = 0
-        class Killer:
-            state_dict, load_state_dict = sampler.state_dict, sampler.load_state_dict
-            def __call__(self, tasks):
-                global calls
-                calls += 1
-                if calls == kill:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return sampler(tasks)
-        learner = MAML(mlp(1, 20, 1), inner_lr=0.01, loss=mse)
-        meta_train(
-            learner, Killer(), 9, tasks=5, checkpoint=path, checkpoint_every=3, progress=False
-        )
-        torch.save(learner.state_dict(), path + ".phi")
-        """
+def test_any_module_that_maps_what_is_sampled_to_losses_is_trained():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.guess = nn.Parameter(torch.zeros(()))
+
+        def forward(self, drawn):
+            return (drawn["numbers"][0] - self.guess).square()
+
+    generator = torch.Generator().manual_seed(0)
+    sampler = lambda n: {"numbers": [3 + torch.randn(n, generator=generator)], "kind": "normal"}  # noqa: E731
+    module = Mean()
+    meta_train(module, sampler, np.int64(200), np.int32(50), meta_lr=0.1, progress=False)
+    assert abs(module.guess.item() - 3) < 0.1
+
+
+# ----------------------------------------------------------------------------- turns and levels
+
+
+class Search(nn.Module):
+    """Weights learned on the support set, how features are mixed on the query set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(3, 4, 1, seed=3).double()
+        self.alpha = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        self.mode: list[bool] = []
+
+    def losses(self, x, y):
+        features = torch.cat((x, x.sin(), x.square() / 10), -1)
+        return (self.net(self.alpha.softmax(0) * features) - y).square().mean((1, 2))
+
+    def turns(self, tasks):
+        self.mode.append(self.training)
+        yield "weights", self.losses(*tasks.support)
+        yield "alpha", self.losses(*tasks.query)
+
+
+def optimizers(search: Search):
+    return {
+        "weights": torch.optim.SGD(search.net.parameters(), lr=0.02, momentum=0.9),
+        "alpha": torch.optim.Adam([search.alpha], lr=0.1),
+    }
+
+
+def search_tasks(seed: int = 0):
+    return sinusoid(seed=seed, dtype=torch.float64)
+
+
+def test_two_levels_take_steps_by_turns():
+    ours, plain = Search(), Search()
+    each = optimizers(ours)
+    schedules = {"alpha": StepLR(each["alpha"], 2, 0.5)}
+    history = meta_train(
+        ours, search_tasks(), 7, tasks=5, optimizer=each, scheduler=schedules,
+        clip={"weights": 0.5}, progress=False,
+    )  # fmt: skip
+    sampler = search_tasks()
+    outer = optimizers(plain)
+    levels = {"weights": [], "alpha": []}
+    for iteration in range(7):
+        tasks = sampler(5)
+        for level, batch in (("weights", tasks.support), ("alpha", tasks.query)):
+            loss = plain.losses(*batch).mean()
+            for p in plain.parameters():
+                p.grad = None
+            loss.backward()
+            if level == "weights":
+                nn.utils.clip_grad_norm_(plain.net.parameters(), 0.5)
+            outer[level].step()
+            levels[level].append(loss.item())
+        if iteration % 2 == 1:
+            outer["alpha"].param_groups[0]["lr"] /= 2
+    assert torch.equal(parameters(ours), parameters(plain))
+    assert history.levels == levels
+    assert history.losses == [sum(pair) for pair in zip(*levels.values(), strict=True)]
+    ax = history.plot(smooth=1)
+    assert [line.get_label() for line in ax.lines] == ["weights", "alpha"]
+    assert ax.lines[1].get_ydata().tolist() == levels["alpha"]
+
+
+def test_a_turn_leaves_the_gradients_of_the_other_level_alone():
+    search, seen = Search(), []
+
+    def look(iteration, loss, learner):
+        seen.append([p.grad.clone() for p in learner.parameters()])
+
+    still = {name: torch.optim.SGD(o.param_groups[0]["params"], lr=1e-9)
+             for name, o in optimizers(search).items()}  # fmt: skip
+    for _ in range(2):  # a second call, with gradients left from the first
+        meta_train(search, search_tasks(), 1, optimizer=still, callback=look, progress=False)
+    for first, second in zip(*seen, strict=True):
+        torch.testing.assert_close(first, second)
+    tasks = search_tasks()(16)
+    weights = torch.autograd.grad(search.losses(*tasks.support).mean(), search.net.parameters())
+    (alpha,) = torch.autograd.grad(search.losses(*tasks.query).mean(), search.alpha)
+    for grad, expected in zip(seen[0], (alpha, *weights), strict=True):
+        torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_levels_go_on_from_a_checkpoint_bit_for_bit(tmp_path):
+    def trained(search, iterations, **options):
+        each = optimizers(search)
+        schedules = {name: CosineAnnealingLR(o, 9) for name, o in each.items()}
+        history = meta_train(
+            search, search_tasks(), iterations, tasks=5, optimizer=each, scheduler=schedules,
+            clip=1.0, progress=False, **options,
+        )  # fmt: skip
+        return history, parameters(search)
+
+    expected = trained(Search(), 9)
+    trained(Search(), 4, checkpoint=tmp_path / "run.pt")
+    history, phi = trained(Search(), 9, checkpoint=tmp_path / "run.pt")
+    assert history == expected[0]
+    assert torch.equal(phi, expected[1])
+    search = Search()
+    swapped = dict(reversed(optimizers(search).items()))
+    with pytest.raises(
+        ValueError, match=r"another run \(optimizer\): weights: SGD then, alpha: Adam"
+    ):
+        meta_train(search, search_tasks(), 9, tasks=5, optimizer=swapped, clip=1.0,
+                   checkpoint=tmp_path / "run.pt", progress=False)  # fmt: skip
+
+
+class Alternating(Search):
+    """Two steps of the weights, and every second iteration one of alpha."""
+
+    def turns(self, tasks):
+        for _ in range(2):
+            yield "weights", self.losses(*tasks.support)
+        self.mode.append(True)
+        if len(self.mode) % 2 == 0:
+            yield "alpha", self.losses(*tasks.query)
+
+
+def test_a_level_may_take_several_turns_or_none():
+    search, weights, alphas = Alternating(), [], []
+
+    def look(iteration, loss, learner):
+        weights.append(parameters(learner.net))
+        alphas.append(learner.alpha.detach().clone())
+
+    history = meta_train(
+        search, search_tasks(), 4, optimizer=optimizers(search), callback=look, progress=False
     )
-
-    def run(path, kill):
-        return subprocess.run([sys.executable, "-c", script, str(path), str(kill)]).returncode
-
-    assert run(tmp_path / "whole", 0) == 0
-    assert run(tmp_path / "killed", 8) == -9
-    assert run(tmp_path / "killed", 0) == 0
-    whole, killed = (torch.load(tmp_path / f"{name}.phi") for name in ("whole", "killed"))
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert [loss > 0 for loss in history.levels["alpha"]] == [False, True, False, True]
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(alphas[1], alphas[2])
+    assert not torch.equal(alphas[0], alphas[1])
 
 
-def test_a_run_can_be_made_longer(tmp_path):
-    whole, grown = sine_learner(), sine_learner()
-    train(whole, 9)
-    train(grown, 4, checkpoint=tmp_path / "run.pt")
-    train(grown, 9, checkpoint=tmp_path / "run.pt")
-    assert torch.equal(parameters(grown), parameters(whole))
+class Silent(Search):
+    def turns(self, tasks):
+        yield from ()
+
+
+class Constant(Search):
+    def turns(self, tasks):
+        yield self.losses(*tasks.support).detach()
+
+
+class Misplaced(Search):
+    def turns(self, tasks):
+        yield "alpha", self.net(tasks.support.x.expand(-1, -1, 3)).mean((1, 2))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("make", "several", "message"),
     [
-        (lambda path: train(sine_learner(inner_lr=0.5), 4, checkpoint=path), "another learner"),
+        (Search, False, r"Search takes a turn of 'weights', but optimizer= has \['phi'\]: give a"),
+        (Silent, False, r"Silent.turns\(tasks\) yields no losses"),
+        (Constant, False, "Constant gave losses that do not depend on its parameters"),
         (
-            lambda path: train(Pretrained(mlp(1, 20, 1), 0.01, loss=mse), 4, checkpoint=path),
-            "another learner",
+            Constant,
+            True,
+            r"Constant takes a turn of 'phi', but optimizer= has \['weights', 'alpha'",
         ),
-        (
-            lambda path: train(
-                learner := sine_learner(), 4, checkpoint=path,
-                optimizer=torch.optim.SGD(learner.parameters(), lr=0.1),
-            ),
-            "another optimizer",
-        ),
+        (Misplaced, True, "loss of iteration 1 does not depend on what its optimizer moves"),
     ],
-)  # fmt: skip
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
-    path = tmp_path / "run.pt"
-    train(sine_learner(), 3, checkpoint=path)
-    before = path.read_bytes()
-    with pytest.raises(CheckpointError, match=message):
-        change(path)
-    assert path.read_bytes() == before
+)
+def test_turns_that_cannot_be_taken_are_refused(make, several, message):
+    search = make()
+    before = parameters(search)
+    optimizer = optimizers(search) if several else None
+    with pytest.raises(ValueError, match=message):
+        meta_train(search, search_tasks(), 1, optimizer=optimizer, progress=False)
+    assert torch.equal(parameters(search), before)
 
 
-def test_a_checkpoint_of_other_tasks_is_refused(tmp_path):
-    path = tmp_path / "run.pt"
-    train(sine_learner(), 3, checkpoint=path)
-    with pytest.raises(ValueError, match="seed"):
-        train(sine_learner(), 4, checkpoint=path, seed=1)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_a_truncated_checkpoint_is_refused_before_any_work(tmp_path, content):
-    path, learner = tmp_path / "run.pt", sine_learner()
-    train(sine_learner(), 3, checkpoint=path)
-    path.write_bytes(path.read_bytes()[:-200] if content is None else content)
-    before = parameters(learner)
-    with pytest.raises(CheckpointError, match="truncated or no checkpoint"):
-        train(learner, 4, checkpoint=path)
-    assert torch.equal(parameters(learner), before)
-
-
-def test_a_checkpoint_that_cannot_be_written_is_found_out_before_any_work(tmp_path):
-    (tmp_path / "file").write_text("")
-    learner = sine_learner()
-    before = parameters(learner)
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        train(learner, 4, checkpoint=tmp_path / "file" / "run.pt")
-    assert torch.equal(parameters(learner), before)
+# -------------------------------------------------------------------------- NaN and infinite losses
 
 
 class Exploding:
@@ -238,14 +291,15 @@ class Exploding:
 
 def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     path, learner, good = tmp_path / "run.pt", sine_learner(), sine_learner()
-    with pytest.raises(NonFiniteLossError, match=r"loss of iteration 6 is inf \(tasks \[3\]"):
+    message = r"loss of iteration 6 is inf \(tasks \[3\].*last good checkpoint is '.*run.pt'"
+    with pytest.raises(NonFiniteLossError, match=message):
         meta_train(
             learner, Exploding(1e30), 10, tasks=5, checkpoint=path, checkpoint_every=3,
             progress=False,
         )  # fmt: skip
     train(good, 5)
     assert torch.equal(parameters(learner), parameters(good))  # as after the 5th iteration
-    assert len(torch.load(path)["history"]["losses"]) == 3
+    assert len(torch.load(path)["outcome"]["history"]["losses"]) == 3
 
 
 def test_nan_targets_are_refused():
@@ -265,6 +319,83 @@ def test_an_infinite_gradient_stops_the_run():
     learner = Pretrained(Root(), inner_lr=0.1, loss=mse)
     with pytest.raises(NonFiniteLossError, match="gradient of iteration 1"):
         train(learner, 3)
+
+
+# ------------------------------------------------------------------------ callback and validation
+
+
+def test_the_callback_looks_on_at_every_iteration():
+    watched, plain, seen = sine_learner(), sine_learner(), []
+
+    def watch(iteration, loss, learner):
+        assert learner is watched
+        learner.eval()  # and forgets to put it back
+        seen.append((iteration, loss))
+
+    history = train(watched, 5, callback=watch)
+    train(plain, 5)
+    assert seen == list(enumerate(history.losses, 1))
+    assert torch.equal(parameters(watched), parameters(plain))
+
+
+def test_the_callback_of_a_resumed_run_goes_on_counting(tmp_path):
+    seen = []
+    for iterations in (2, 5):
+        train(sine_learner(), iterations, checkpoint=tmp_path / "run.pt",
+              callback=lambda iteration, *_: seen.append(iteration))  # fmt: skip
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_a_validation_that_gives_nothing_keeps_nothing():
+    logged, plain, seen = sine_learner(), sine_learner(), []
+    history = train(logged, 6, validate=lambda _: seen.append(1), validate_every=2, patience=1)
+    train(plain, 6)
+    assert len(seen) == 3
+    assert history.validation == []
+    assert not history.stopped_early
+    assert torch.equal(parameters(logged), parameters(plain))
+
+
+def test_a_score_that_is_nan_is_worse_than_any():
+    learner, scores, seen = sine_learner(), iter([math.nan, 0.2, math.nan, 0.1]), []
+
+    def validate(current):
+        seen.append(parameters(current))
+        return next(scores)
+
+    history = train(learner, 8, validate=validate, validate_every=1, patience=2)
+    assert len(history.losses) == 4
+    assert torch.equal(parameters(learner), seen[1])
+
+
+def test_a_score_that_is_no_number_is_refused():
+    def validate(learner):
+        return evaluate(learner, sinusoid(seed=1), tasks=4)
+
+    with pytest.raises(ValueError, match=r"validate= gave Score\(.*evaluate\(\.\.\.\)\.mean"):
+        train(sine_learner(), 1, validate=validate, validate_every=1)
+
+
+def test_a_plateau_of_the_scores_lowers_the_rate():
+    learner, scores = sine_learner(), iter([0.1, 0.5, 0.4, 0.3, 0.6, 0.7])
+    sgd = torch.optim.SGD(learner.parameters(), lr=0.1)
+    plateau = ReduceLROnPlateau(sgd, "max", factor=0.5, patience=1)
+    rates = []
+    train(learner, 12, optimizer=sgd, scheduler=plateau, validate=lambda _: next(scores),
+          validate_every=2,
+          callback=lambda *_: rates.append(sgd.param_groups[0]["lr"]))  # fmt: skip
+    assert rates == [0.1] * 8 + [0.05] * 4
+
+
+def test_the_outer_rate_follows_its_schedule():
+    learner, constant, rates = sine_learner(), sine_learner(), []
+    sgd = torch.optim.SGD(learner.parameters(), lr=0.1)
+    schedule = LinearLR(sgd, 1.0, 0.0, total_iters=4)
+    train(learner, 4, optimizer=sgd, scheduler=schedule,
+          callback=lambda *_: rates.append(sgd.param_groups[0]["lr"]))  # fmt: skip
+    assert rates == pytest.approx([0.075, 0.05, 0.025, 0.0])
+    train(constant, 4, optimizer=torch.optim.SGD(constant.parameters(), lr=0.1))
+    assert not torch.equal(parameters(learner), parameters(constant))
 
 
 def test_validation_keeps_the_best_phi_and_patience_stops():
@@ -292,11 +423,6 @@ def test_frozen_running_statistics_stay_frozen():
     assert learner.model[0].training
 
 
-def test_a_learner_without_parameters_has_nothing_to_train():
-    with pytest.raises(ValueError, match="Learner has no parameter to train"):
-        train(Learner(), 3)
-
-
 def test_clipping_bounds_the_step():
     plain, clipped = sine_learner(), sine_learner()
     start = parameters(plain)
@@ -313,25 +439,91 @@ def test_meta_lr_is_the_rate_of_adam():
     assert torch.equal(parameters(a), parameters(b))
 
 
+# ----------------------------------------------------------------------------- what is refused
+
+
+def with_schedule(make):
+    def options(learner):
+        sgd = torch.optim.SGD(learner.parameters(), lr=0.1)
+        return {"optimizer": sgd, "scheduler": make(sgd)}
+
+    return options
+
+
+def frozen_only(learner):
+    learner.model[0].requires_grad_(False)
+    return {"optimizer": torch.optim.SGD(learner.model[0].parameters(), lr=0.1)}
+
+
+def shared(learner):
+    return {"optimizer": {n: torch.optim.SGD(learner.parameters(), lr=0.1) for n in "ab"}}
+
+
+def plateau(mode, **options):
+    return lambda learner: with_schedule(lambda o: ReduceLROnPlateau(o, mode))(learner) | options
+
+
+SGD = torch.optim.SGD
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"iterations": 0}, "iterations=0 must be at least 1"),
+        ({"iterations": 0}, "iterations=0 must be a whole number of at least 1"),
+        ({"iterations": 2.5}, "iterations=2.5 must be a whole number of at least 1"),
+        ({"iterations": True}, "iterations=True"),
         ({"tasks": 0}, "tasks=0"),
         ({"validate_every": 0}, "validate_every=0"),
+        ({"checkpoint_every": "2"}, "checkpoint_every='2'"),
         ({"meta_lr": 0.0}, "meta_lr=0.0 must be a finite number above 0"),
         ({"patience": 3}, "patience=3 needs validate="),
-        ({"clip": -1.0}, "clip=-1.0 must be above 0"),
-        ({"device": "cuda:99"}, "device='cuda:99' does not exist here: choose 'cpu'"),
-        ({"device": "gpu"}, "device='gpu' does not exist here"),
+        ({"patience": 0, "validate": float}, "patience=0"),
+        ({"clip": -1.0}, "clip=-1.0 must be a finite number above 0"),
+        ({"clip": {"alpha": 1.0}}, r"clip= is for \['alpha'\], but the levels .* are \['phi'\]"),
+        ({"device": "cuda:99"}, "device='cuda:99' cannot be used here .* choose 'cpu'"),
+        ({"device": "gpu"}, "device='gpu' cannot be used here"),
+        ({"sample_tasks": 3}, r"sample_tasks must be a function .* not a int; .*lambda _: tasks"),
+        ({"optimizer": torch.optim.Adam}, r"optimizer=<class .*must be an optimizer of"),
+        ({"optimizer": {}}, "optimizer={} has no level"),
+        (lambda _: {"optimizer": SGD([torch.ones(3)], lr=0.1)}, r"optimizer has .* shape \[3\]"),
+        (lambda m: {"optimizer": torch.optim.LBFGS(m.parameters())}, r"=LBFGS\(\.\.\.\) works"),
+        (frozen_only, "optimizer has no parameter to train: all of them are frozen"),
+        (shared, r"optimizer\['b'\] has a parameter of the shape .* optimizer\['a'\] has too"),
+        (lambda m: {"scheduler": ConstantLR(SGD(m.parameters(), lr=0.1))}, "scheduler= must be of"),
+        (plateau("max"), r"ReduceLROnPlateau\(\.\.\.\) waits for scores: give validate="),
+        (plateau("min", validate=float), r"mode='min'\) .* make it with mode='max'"),
+        ({"learner": 3}, "learner=3 must be an nn.Module"),
     ],
-)
+)  # fmt: skip
 def test_bad_settings_are_named_before_any_work(options, message):
+    learner = sine_learner()
+
     def never(tasks):
         raise AssertionError("work was done")
 
+    options = options if isinstance(options, dict) else options(learner)
+    settings = {"learner": learner, "sample_tasks": never, "iterations": 1, "progress": False}
+    before = parameters(learner)
     with pytest.raises(ValueError, match=message):
-        meta_train(sine_learner(), never, **{"iterations": 1, "progress": False, **options})
+        meta_train(**(settings | options))
+    assert torch.equal(parameters(learner), before)
+
+
+def test_a_learner_without_parameters_has_nothing_to_train():
+    with pytest.raises(ValueError, match="Learner has no parameter to train"):
+        train(Learner(), 3)
+
+
+def test_a_module_that_gives_no_losses_is_refused():
+    class Pair(nn.Linear):
+        def forward(self, tasks):
+            return self.weight.sum(), self.bias.sum()
+
+    with pytest.raises(ValueError, match=r"Pair gave a tuple, not a tensor of losses \[T\]"):
+        train(Pair(1, 1), 1)
+
+
+# ----------------------------------------------------------------------------- history, and torch
 
 
 def test_the_history_can_be_drawn():
@@ -369,6 +561,8 @@ def test_distributed_data_parallel_gives_the_same_gradient(tmp_path):
         parallel = DistributedDataParallel(learner)
         torch.testing.assert_close(gradient_of(parallel, learner, tasks), expected)
         meta_train(parallel, sinusoid(seed=0), 2, tasks=5, progress=False)
+        with pytest.raises(ValueError, match="Search has turns: train it in one process"):
+            train(DistributedDataParallel(Search()), 1)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,3 +45,26 @@ def replayed(state: RandomState, device: torch.device) -> Iterator[None]:
         for d, cuda_state in zip(cuda_devices(device), state[1:], strict=True):
             torch.cuda.set_rng_state(cuda_state, d)
         yield
+
+
+class GlobalRandomness:
+    """The generators that torch draws from by itself, as a thing with a state.
+
+    >>> randomness = GlobalRandomness()
+    >>> state = randomness.state_dict()
+    >>> first = torch.rand(3)
+    >>> randomness.load_state_dict(state)
+    >>> torch.equal(first, torch.rand(3))
+    True
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the CPU's generator, and of every CUDA device's."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Draw on from there. On a machine with other CUDA devices theirs are left alone."""
+        torch.set_rng_state(state["cpu"])
+        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])

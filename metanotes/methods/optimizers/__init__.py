@@ -7,9 +7,7 @@ from metanotes.methods.optimizers.step_size_controller import (
     Rollout,
     StepSizeController,
     reinforce,
-    train_controller,
 )
-from metanotes.methods.optimizers.train_optimizer import train_optimizer
 from metanotes.methods.optimizers.unroll import LearningToOptimize, Position, trajectory
 
 __all__ = [
@@ -23,7 +21,5 @@ __all__ = [
     "StepSizeController",
     "log_and_sign",
     "reinforce",
-    "train_controller",
-    "train_optimizer",
     "trajectory",
 ]

@@ -17,17 +17,16 @@ Daniel, Taylor and Nowozin trained another policy by another search; this is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from metanotes._ground.checks import positive
+from metanotes._ground.checks import count, positive
 from metanotes.data.functions import Functions
 from metanotes.task import Batch
 from metanotes.theta import How, in_force, losses_and_gradients
-from metanotes.training import progress_bar
 
 
 class Rollout(NamedTuple):
@@ -68,17 +67,25 @@ class StepSizeController(nn.Module):
     (torch.Size([64, 21]), torch.Size([64, 20]))
     >>> sum(p.numel() for p in controller.parameters())
     4
+
+    It is trained as any learner. The losses in the history are no measure of success, their
+    gradient is; judge the controller by the losses of `rollout`.
+
+    >>> from metanotes import meta_train
+    >>> controller = StepSizeController(lr=0.001, steps=5)
+    >>> history = meta_train(
+    ...     controller, quadratics(seed=0), iterations=30, meta_lr=0.03, clip=1.0, progress=False
+    ... )
+    >>> bool(controller.weight[:2].sum() > 0)               # it takes larger steps
+    True
     """
 
     def __init__(
         self, lr: float = 0.01, steps: int = 20, spread: float = 0.2, copies: int = 8
     ) -> None:
         super().__init__()
-        for name, value, least in (("steps", steps, 1), ("copies", copies, 2)):
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
         self.lr, self.spread = positive("lr", lr), positive("spread", spread)
-        self.steps, self.copies = steps, copies
+        self.steps, self.copies = count("steps", steps), count("copies", copies, least=2)
         self.weight = nn.Parameter(torch.zeros(4))
 
     def rollout(
@@ -164,54 +171,6 @@ def reinforce(log_probs: Tensor, rewards: Tensor, baseline: bool = True) -> Tens
             raise ValueError(f"a baseline needs the other rollouts: {n} is too few, at least 2")
         to_go = (to_go - to_go.mean(-2, keepdim=True)) * (n / (n - 1))
     return -(log_probs * to_go).sum(-1)
-
-
-def train_controller(
-    controller: StepSizeController,
-    sample: Callable[[int], Functions],
-    iterations: int,
-    tasks: int = 16,
-    *,
-    meta_lr: float = 0.03,
-    clip: float = 1.0,
-    progress: bool = True,
-) -> list[float]:
-    """Ascend (2) with Adam.
-
-    Args:
-        controller: what is trained, in place.
-        sample: from a number to so many functions.
-        iterations: how many, at least 1.
-        tasks: functions of an iteration; each is descended `controller.copies` times.
-        meta_lr: the step size of Adam, above 0.
-        clip: bound on the norm of the gradient, above 0.
-        progress: show a progress bar.
-
-    Returns:
-        The loss of every iteration, whose gradient was taken. It is no measure of success: judge
-        the controller by the losses of `rollout`.
-
-    >>> from metanotes.data import quadratics
-    >>> controller = StepSizeController(lr=0.001, steps=5)
-    >>> _ = train_controller(controller, quadratics(seed=0), iterations=30, progress=False)
-    >>> bool(controller.weight[:2].sum() > 0)               # it takes larger steps
-    True
-    """
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations} must be at least 1")
-    positive("clip", clip)
-    optimizer = torch.optim.Adam(controller.parameters(), lr=positive("meta_lr", meta_lr))
-    history: list[float] = []
-    with progress_bar(iterations, "training the controller", progress) as bar:
-        for _ in range(iterations):
-            loss = controller(sample(tasks)).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(controller.parameters(), clip, error_if_nonfinite=True)
-            optimizer.step()
-            history.append(loss.item())
-            bar.update()
-    return history
 
 
 def _evaluate(functions: Functions, theta: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

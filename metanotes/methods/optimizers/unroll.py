@@ -11,18 +11,23 @@ tells phi something. By (1) the derivative of theta_t along phi is, with H the H
 and first order leaves the last term out, as if the gradients of f did not depend on phi. Then f is
 never differentiated twice: since grad f(theta_t) is known from (1), it is all that (2) needs too.
 
+In training an episode of T steps is cut into windows (truncated backpropagation through time): phi
+takes a step on the loss of each. theta and the rule's state go on into the next window; their
+derivatives do not.
+
 Source: Andrychowicz et al., "Learning to learn by gradient descent by gradient descent", NeurIPS
 2016, section 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from metanotes._ground.checks import count
 from metanotes.data.functions import Functions
 from metanotes.theta import How, KnownGradient, Theta, in_force, losses_and_gradients
 from metanotes.update_rules import State, UpdateRule
@@ -61,9 +66,11 @@ class LearningToOptimize(nn.Module):
         steps: T, at least 1.
         weights: w_1 to w_T; by default 1 each.
         first_order: hold the gradients that the rule is given constant.
+        unroll: steps of a window: how many `meta_train` descends between two steps of phi, at
+            least 1; the last window of an episode may be shorter.
 
     Raises:
-        ValueError: steps below 1, or weights that are not T numbers of at least 0.
+        ValueError: a count below 1, or weights that are not T numbers of at least 0, one above.
 
     >>> from metanotes import LSTMRule
     >>> from metanotes.data import quadratics
@@ -72,24 +79,35 @@ class LearningToOptimize(nn.Module):
     >>> losses.shape
     torch.Size([64])
     >>> losses.mean().backward()
+
+    Trained on windows of 10 steps, so that each episode is two steps of phi:
+
+    >>> from metanotes import meta_train
+    >>> learner = LearningToOptimize(LSTMRule(preprocess=None), steps=20, unroll=10)
+    >>> history = meta_train(
+    ...     learner, quadratics(seed=0), iterations=3, meta_lr=3e-3, clip=10.0, progress=False
+    ... )
     """
 
     def __init__(
         self,
         rule: UpdateRule,
         steps: int = 100,
+        *,
         weights: Sequence[float] | Tensor | None = None,
         first_order: bool = True,
+        unroll: int = 20,
     ) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps={steps} must be at least 1")
+        steps = count("steps", steps)
         w = torch.ones(steps) if weights is None else torch.as_tensor(weights).float()
-        if w.shape != (steps,) or not (torch.isfinite(w).all() and (w >= 0).all()):
+        if w.shape != (steps,) or not (torch.isfinite(w).all() and (w >= 0).all() and w.any()):
             raise ValueError(
-                f"weights={weights} must be steps={steps} finite numbers of at least 0, w_1 to w_T"
+                f"weights={weights} must be steps={steps} finite numbers of at least 0, w_1 to "
+                "w_T, one of them above"
             )
         self.rule, self.steps, self.first_order = rule, steps, first_order
+        self.window = count("unroll", unroll)
         self.register_buffer("weights", w, persistent=False)
         self.weights: Tensor
 
@@ -97,6 +115,15 @@ class LearningToOptimize(nn.Module):
         """sum_t w_t f(theta_t) of each function: `[T]`."""
         losses, _ = self.unroll(functions, self.start(functions), self.steps)
         return losses @ self.weights.to(losses.dtype)
+
+    def turns(self, functions: Functions) -> Iterator[Tensor]:
+        """The losses of each window of an episode, after which phi takes a step: `[T]`."""
+        position = self.start(functions)
+        for window in self.weights.split(self.window):
+            losses, position = self.unroll(functions, position, len(window))
+            position = position.detached()
+            if window.any():
+                yield losses @ window.to(losses.dtype)
 
     def start(self, functions: Functions) -> Position:
         """theta_0, and f and its gradient there."""
@@ -137,7 +164,10 @@ class LearningToOptimize(nn.Module):
         return losses, grads
 
     def extra_repr(self) -> str:
-        return f"steps={self.steps}, first_order={self.first_order}"
+        text = f"steps={self.steps}, first_order={self.first_order}, unroll={self.window}"
+        if (self.weights == 1).all():
+            return text
+        return f"{text}, weights=[{', '.join(f'{w:g}' for w in self.weights.tolist())}]"
 
 
 @torch.no_grad()

@@ -9,9 +9,12 @@ from metanotes import (
     SGD,
     Adam,
     Batch,
+    CheckpointError,
     LearningToOptimize,
     LSTMRule,
+    NonFiniteLossError,
     cross_entropy,
+    meta_train,
     trajectory,
 )
 from metanotes.data import Functions, networks, quadratics
@@ -72,7 +75,9 @@ def test_losses_and_gradient_are_those_of_a_plain_loop(kind, first_order):
     plain = LSTMRule(hidden=4, scale=0.5, fused=False).double()
     rule = LSTMRule(hidden=4, scale=0.5).double()
     expected = plainly(plain, SAMPLERS[kind]()(3), 4, weights, first_order)
-    ours = LearningToOptimize(rule, 4, weights, first_order)(SAMPLERS[kind]()(3))
+    ours = LearningToOptimize(rule, 4, weights=weights, first_order=first_order)(
+        SAMPLERS[kind]()(3)
+    )
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     pull = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     theirs = torch.autograd.grad((pull * expected).sum(), list(plain.parameters()))
@@ -156,14 +161,85 @@ def test_a_network_is_the_function_and_minibatches_change():
 
 
 @pytest.mark.parametrize(
-    ("steps", "weights", "message"),
+    ("settings", "message"),
     [
-        (0, None, "steps=0 must be at least 1"),
-        (3, [1.0, 1.0], "must be steps=3 finite numbers"),
-        (2, [1.0, -1.0], "must be steps=2 finite numbers"),
-        (2, [1.0, float("nan")], "must be steps=2 finite numbers"),
+        ({"steps": 0}, "steps=0 must be a whole number of at least 1"),
+        ({"steps": 3, "weights": [1.0, 1.0]}, "must be steps=3 finite numbers"),
+        ({"steps": 2, "weights": [1.0, -1.0]}, "must be steps=2 finite numbers"),
+        ({"steps": 2, "weights": [1.0, float("nan")]}, "must be steps=2 finite numbers"),
+        ({"steps": 2, "weights": [0.0, 0.0]}, "one of them above"),
+        ({"unroll": 0}, "unroll=0 must be a whole number of at least 1"),
     ],
 )
-def test_bad_settings_are_named(steps, weights, message):
+def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        LearningToOptimize(SGD(0.1), steps, weights)
+        LearningToOptimize(SGD(0.1), **settings)
+
+
+# -------------------------------------------------------------------------- training on windows
+
+
+def small(steps: int = 30, **settings) -> LearningToOptimize:
+    rule = LSTMRule(hidden=8, preprocess=None)
+    return LearningToOptimize(rule, steps, **({"unroll": 10} | settings))
+
+
+def train(learner, episodes, **settings):
+    settings = {"tasks": 8, "meta_lr": 3e-3, "clip": 10.0, "progress": False} | settings
+    return meta_train(learner, quadratics(dim=4, seed=0), episodes, **settings)
+
+
+@pytest.mark.parametrize("first_order", [True, False])
+def test_every_window_is_a_plain_step_of_adam(first_order):
+    weights = [1.0] * 10 + [0.0] * 10 + [0.5] * 5  # the middle window takes no step
+    ours = small(25, weights=weights, first_order=first_order)
+    plain = small(25, first_order=first_order)
+    history = train(ours, 3, clip=0.5)
+    adam = torch.optim.Adam(plain.parameters(), lr=3e-3)
+    sampler, totals = quadratics(dim=4, seed=0), []
+    for _ in range(3):
+        functions = sampler(8)
+        position, total = plain.start(functions), 0.0
+        for steps, weight in ((10, 1.0), (10, 0.0), (5, 0.5)):
+            losses, position = plain.unroll(functions, position, steps)
+            position = position.detached()
+            if weight > 0:
+                loss = (losses @ torch.full((steps,), weight)).mean()
+                adam.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+                adam.step()
+                total += loss.item()
+        totals.append(total)
+    assert history.losses == totals
+    assert all(map(torch.equal, ours.parameters(), plain.parameters()))
+
+
+def test_it_learns_to_minimise():
+    learner = small(40)
+    functions = quadratics(dim=4, seed=7)
+    before = trajectory(learner.rule, functions.restarted()(200), 40)[0].sum(1).mean()
+    history = train(learner, 40)
+    after = trajectory(learner.rule, functions.restarted()(200), 40)[0].sum(1).mean()
+    assert after < 0.5 * before
+    assert len(history.losses) == 40
+
+
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
+    whole, resumed = small(), small()
+    expected = train(whole, 6).losses
+    path = tmp_path / "run.pt"
+    train(small(), 2, checkpoint=path)
+    assert train(resumed, 6, checkpoint=path).losses == expected
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))
+    rising = [float(t) for t in range(30)]
+    for other in (small(31), small(unroll=11), small(weights=rising), small(first_order=False)):
+        with pytest.raises(CheckpointError, match=r"another run \(learner\)"):
+            train(other, 6, checkpoint=path)
+
+
+def test_a_rule_that_cannot_be_trained_is_refused():
+    with pytest.raises(ValueError, match="LearningToOptimize has no parameter to train"):
+        train(LearningToOptimize(SGD(0.1), 5), 1)
+    with pytest.raises(NonFiniteLossError, match="iteration 1"):
+        train(LearningToOptimize(LSTMRule(scale=1e30), 30), 1)
