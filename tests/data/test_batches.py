@@ -134,8 +134,8 @@ BAD = torch.zeros(3, 1, 4, 4)
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (marked(), {"size": 0}, "size=0 is not a count"),
-        (marked(), {"size": 2.0}, "size=2.0 is not a count"),
+        (marked(), {"size": 0}, "size=0 must be a whole number of at least 1"),
+        (marked(), {"size": 2.0}, "size=2.0 must be a whole number of at least 1"),
         (marked(), {"size": 2, "rotations": "all"}, "rotations='all' is unknown"),
         (marked(), {"size": 2, "device": "nowhere"}, "device='nowhere' cannot be used here"),
         (Batch(BAD, torch.arange(4)), {"size": 2}, r"x \[n, ...\] and y \[n\] differ"),
@@ -155,5 +155,5 @@ def test_bad_arguments_are_named(data, options, message):
 
 
 def test_a_bad_number_of_minibatches_is_named():
-    with pytest.raises(ValueError, match="tasks=0 is not a count"):
+    with pytest.raises(ValueError, match="tasks=0 must be a whole number of at least 1"):
         batches(marked(), size=2)(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metanotes.data import Images, episodes
-from metanotes.data.episodes import rotate
+from metanotes.data.labelled import rotate
 from metanotes.task import Batch
 
 SIZES = [7, 12, 5, 9, 30, 6]  # examples of the six classes: unequal on purpose
@@ -249,9 +249,9 @@ def named(sizes):
     [
         ({"ways": 30}, "ways=30 asks for more classes than the 6 in this split"),
         ({"ways": 25, "rotations": "classes"}, "ways=25 asks for more classes than the 24"),
-        ({"ways": 0}, "ways=0 is not a count"),
-        ({"shots": -1}, "shots=-1 is not a count"),
-        ({"queries": 0}, "queries=0 is not a count"),
+        ({"ways": 0}, "ways=0 must be a whole number of at least 1"),
+        ({"shots": -1}, "shots=-1 must be a whole number of at least 1"),
+        ({"queries": 0}, "queries=0 must be a whole number of at least 1"),
         (
             {"shots": 3, "queries": 3},
             "shots=3 and queries=3 ask for 6 examples of a class, and class 'Greek/letter 2' has 5",

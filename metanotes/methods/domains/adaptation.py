@@ -15,10 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from metanotes.data.pairs import UNLABELLED
 from metanotes.learner import Learner, check_targets, cross_entropy
 from metanotes.methods.domains.gradient_reversal import reversal_schedule
-from metanotes.task import Batch, Task, check_tasks
+from metanotes.task import UNLABELLED, Batch, Task, check_tasks
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 

@@ -23,9 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metanotes.data.functions import Functions
 from metanotes.inner_loop import leaves, over_tasks
-from metanotes.task import Batch
+from metanotes.task import Batch, Functions
 from metanotes.training import progress_bar
 from metanotes.update_rules import positive
 

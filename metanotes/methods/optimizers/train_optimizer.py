@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from metanotes.data.functions import Functions
 from metanotes.methods.optimizers.unroll import LearningToOptimize
+from metanotes.task import Functions
 from metanotes.training import History, Run, check_training
 from metanotes.update_rules import positive
 

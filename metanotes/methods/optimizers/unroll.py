@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from metanotes.data.functions import Functions
 from metanotes.engine.step import keep_freed_memory
 from metanotes.inner_loop import leaves, over_tasks
+from metanotes.task import Functions
 from metanotes.update_rules import State, Theta, UpdateRule
 
 

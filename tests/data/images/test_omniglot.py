@@ -25,7 +25,7 @@ SMALL = {
 
 
 def module():
-    return sys.modules["metanotes.data.omniglot"]
+    return sys.modules["metanotes.data.images.omniglot"]
 
 
 def drawing(archive, alphabet, character, number):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metanotes.data import cache_folder, data_folder
-from metanotes.data.folders import cached_arrays
+from metanotes.data.files import cached_arrays
 
 ARRAYS = {"x": np.arange(500, dtype=np.uint8).reshape(20, 25), "names": np.array(["a/b", "c/d"])}
 
