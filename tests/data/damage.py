@@ -45,6 +45,7 @@ def overwrite(path):
 
 def png_that_claims(width, height):
     """A PNG file of a few bytes whose header promises a picture of this size."""
+
     def chunk(kind, contents):
         crc = zlib.crc32(kind + contents)
         return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", crc)

@@ -157,3 +157,20 @@ def test_bad_arguments_are_named(data, options, message):
 def test_a_bad_number_of_minibatches_is_named():
     with pytest.raises(ValueError, match="tasks=0 must be a whole number of at least 1"):
         batches(marked(), size=2)(0)
+
+
+def test_inputs_may_be_a_dict():
+    data = marked()
+    tasks = batches(Batch({"image": data.x, "number": torch.arange(30)}, data.y), size=7)(4)
+    rows = tasks.query.x["number"]
+    assert rows.shape == (4, 7)
+    assert torch.equal(tasks.query.x["image"], data.x[rows])
+    assert torch.equal(tasks.query.y, data.y[rows])
+
+
+def test_labels_in_bytes_do_not_overflow_when_classes_are_turned():
+    x, y = torch.rand(200, 1, 3, 3), torch.arange(200)
+    settings = {"size": 100, "rotations": "classes", "seed": 1}
+    small, large = (batches(Batch(x, t), **settings)(3).query.y for t in (y.to(torch.uint8), y))
+    assert torch.equal(small, large)
+    assert large.max() > 255
