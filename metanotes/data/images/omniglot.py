@@ -32,6 +32,7 @@ PROTOCOLS = {
 }
 VERSION = 1  # of the array files; any change to how they are made raises it
 DRAWINGS = 20
+LARGEST = 2**27  # bytes of an archive, unpacked: many times what it has
 REMEDY = "omniglot(..., download=True) fetches it anew"
 
 
@@ -173,7 +174,7 @@ def _make(source: Path, archive: str) -> Arrays:
     if source.is_dir():
         files = {path: (source / path).read_bytes() for path in _drawings(source)}
     else:
-        files = read_zip(source, REMEDY, prefix=f"{archive}/", ending=".png")
+        files = read_zip(source, REMEDY, prefix=f"{archive}/", ending=".png", limit=LARGEST)
     _check_drawings(source, archive, files)
     x, sums = [], dict.fromkeys(CONTENTS[archive], 0)
     for name in sorted(files):

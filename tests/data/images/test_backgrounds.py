@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from metanotes.data import DamagedDataError, Images, blend, clouded, photographs
-from tests.data.damage import empty, overwrite, truncate
+from tests.data.damage import empty, overwrite, png_that_claims, truncate
 
 
 def grey(n=40, height=6, width=9, seed=0):
@@ -211,3 +211,29 @@ def test_a_photograph_that_cannot_be_read_is_named(tmp_path, damage):
     damage(tmp_path / "b.png")
     with pytest.raises(DamagedDataError, match=r"b\.png cannot be read .*; delete it"):
         photographs(tmp_path)
+
+
+@pytest.mark.parametrize("side", [11_000, 15_000, 60_000])
+def test_a_photograph_that_claims_to_be_huge_is_named(tmp_path, side):
+    picture(tmp_path / "a.png", 20, 30)
+    (tmp_path / "b.png").write_bytes(png_that_claims(side, side))
+    with pytest.raises(DamagedDataError, match=r"b\.png cannot be read .*; delete it"):
+        photographs(tmp_path)
+
+
+def test_a_link_to_nothing_is_named_and_one_to_a_picture_is_read(tmp_path):
+    picture(tmp_path / "a.png", 20, 30)
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "c.png.part").write_bytes(b"half")
+    assert len(photographs(tmp_path)) == 2
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DamagedDataError, match=r"c\.png is a link to nothing; delete it"):
+        photographs(tmp_path)
+
+
+@pytest.mark.parametrize("seed", [1.5, True, None])
+def test_a_seed_that_is_none_is_named(seed):
+    with pytest.raises(ValueError, match="seed="):
+        blend(grey(), colors((20, 20)), seed=seed)
+    with pytest.raises(ValueError, match="seed="):
+        clouded(grey(), seed=seed)

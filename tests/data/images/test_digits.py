@@ -311,3 +311,21 @@ def test_real_digits_of_two_hands_are_the_same_digits():
     ]
     alike = torch.nn.functional.cosine_similarity(means[0][:, None], means[1][None], dim=2)
     assert (alike.argmax(1) == torch.arange(10)).sum() >= 7
+
+
+def test_arrays_that_unpack_to_too_much_are_named(folder, monkeypatch):
+    monkeypatch.setattr(module(), "LARGEST", 10_000)
+    path = write_npz(folder)
+    np.savez_compressed(path, X=np.zeros((30, 16, 160), np.uint8), y=np.zeros(30, np.uint8))
+    with pytest.raises(
+        DamagedDataError, match=r"unpacked it has more than 10,000 .*delete usps_tr"
+    ):
+        digits("usps")
+
+
+@needs_torchvision
+def test_text_that_unpacks_to_too_much_is_named(folder, monkeypatch):
+    monkeypatch.setattr(module(), "LARGEST", 10_000)
+    write_bz2(folder).write_bytes(bz2.compress(b"1 1:0.5\n" * 100_000))
+    with pytest.raises(DamagedDataError, match=r"unpacked it has more than 10,000 .*delete usps\."):
+        digits("usps")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from metanotes.data import DamagedDataError, episodes, mini_imagenet
-from tests.data.damage import flip_a_byte, overwrite, write_folder, write_tar
+from tests.data.damage import flip_a_byte, overwrite, png_that_claims, write_folder, write_tar
 from tests.plainly import needs_data
 
 FULL = {"train": (3, 4), "val": (2, 4), "test": (2, 4)}  # classes, images of each
@@ -395,3 +395,41 @@ def test_real_splits_are_whole_and_quick_to_read(split, classes, subset):
 def test_real_splits_share_no_class():
     names = [name for split in FULL for name in mini_imagenet(split, size=42).names]
     assert len(names) == len(set(names)) == 100
+
+
+@pytest.mark.parametrize("source", ["archive", "unpacked"])
+def test_an_image_that_claims_to_be_huge_is_named(folder, source):
+    files = subset_files() | {"train/n01/n010001.jpg": png_that_claims(60_000, 60_000)}
+    if source == "archive":
+        write_tar(folder / "mini-imagenet-subset.tar.gz", files)
+    else:
+        write_folder(folder, files)
+    with pytest.raises(DamagedDataError, match=r"train/n01/n010001\.jpg cannot be read"):
+        mini_imagenet("train")
+
+
+@pytest.mark.parametrize("instead", ["folder", "link to nothing"])
+def test_what_is_no_file_is_missing(unpacked, instead):
+    path = unpacked / "train/n01/n010001.jpg"
+    path.unlink()
+    if instead == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(unpacked / "nowhere.jpg")
+    with pytest.raises(DamagedDataError, match=r"train/n01/n010001\.jpg not there"):
+        mini_imagenet("train")
+
+
+def test_half_files_and_other_folders_do_not_matter(unpacked, tmp_path):
+    expected = mini_imagenet("train").x
+    (unpacked / "train/n01/dir.jpg").mkdir()
+    (unpacked / "train/n01/.n010001.jpg.123-0123abcd.part").write_bytes(b"half")
+    (tmp_path / "cache/mini-imagenet/.train.npz.123-0123abcd.part").write_bytes(b"half")
+    assert torch.equal(mini_imagenet("train").x, expected)
+
+
+def test_a_tar_bomb_is_named(archive, monkeypatch):
+    monkeypatch.setattr(module(), "LARGEST", 1_000_000)
+    write_tar(archive, subset_files() | {"train/n01/more.jpg": bytes(10_000_000)})
+    with pytest.raises(DamagedDataError, match=r"tar\.gz is damaged \(unpacked it has more than"):
+        mini_imagenet("train")

@@ -12,7 +12,15 @@ import torch
 from PIL import Image
 
 from metanotes.data import DamagedDataError, digits, episodes, mnist_m
-from tests.data.damage import empty, flip_a_byte, overwrite, truncate, write_folder, write_tar
+from tests.data.damage import (
+    empty,
+    flip_a_byte,
+    overwrite,
+    png_that_claims,
+    truncate,
+    write_folder,
+    write_tar,
+)
 from tests.plainly import needs_data
 
 COUNTS = {"train": 12, "test": 7}
@@ -270,3 +278,26 @@ def test_a_real_image_shows_the_digit_of_mnist_that_has_its_number(split):
     assert next_.mean() < 0.25
     middle = edges(mnist_m(split, size=32).x[:1000, :, 2:30, 2:30].float())
     assert (middle * theirs).sum(1).mean() < own.mean() - 0.02
+
+
+def test_folders_links_to_nothing_and_half_files_do_not_matter(unpacked, tmp_path):
+    expected = mnist_m("test").x
+    folder = unpacked / "mnist_m_test"
+    (folder / "dir.png").mkdir()
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    (folder / ".00000000.png.123-0123abcd.part").write_bytes(b"half")
+    (tmp_path / "cache/mnist_m/.test.npz.123-0123abcd.part").write_bytes(b"half")
+    assert torch.equal(mnist_m("test").x, expected)
+
+
+def test_an_image_that_claims_to_be_huge_is_named(unpacked):
+    (unpacked / "mnist_m_test/00000003.png").write_bytes(png_that_claims(60_000, 60_000))
+    with pytest.raises(DamagedDataError, match=r"mnist_m_test/00000003\.png cannot be read"):
+        mnist_m("test")
+
+
+def test_a_tar_bomb_is_named(archive, monkeypatch):
+    monkeypatch.setattr(module(), "LARGEST", 1_000_000)
+    write_tar(archive, mnist_m_files() | {"mnist_m/more.png": bytes(10_000_000)})
+    with pytest.raises(DamagedDataError, match=r"tar\.gz is damaged \(unpacked it has more than"):
+        mnist_m("test")

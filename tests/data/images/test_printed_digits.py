@@ -122,6 +122,8 @@ def test_a_classifier_of_print_reads_hands_but_not_well(printed):
         ({"n": 0}, "n=0 must be a whole number of at least 1"),
         ({"n": 10.0}, r"n=10\.0 must be a whole number of at least 1"),
         ({"size": 0}, "size=0 must be a whole number of at least 1"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"seed": True}, "seed=True must be a whole number"),
         ({"size": 7}, "size=7 is too small to read a digit; use 8 or more"),
     ],
 )

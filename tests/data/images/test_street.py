@@ -331,3 +331,53 @@ def test_real_splits_have_their_published_sizes(read, split, counts):
     images = read(split)
     assert len(images.x) in counts
     assert images.y.bincount().min() > 0
+
+
+def test_folders_links_to_nothing_and_half_files_do_not_matter(folder):
+    home = write_gtsrb(folder)
+    expected = {split: gtsrb(split).x for split in SIGNS}
+    for place in (home / "Training" / "00007", home / "Final_Test" / "Images"):
+        (place / "dir.ppm").mkdir()
+        (place / "dangling.ppm").symlink_to(place / "nowhere.ppm")
+        (place / ".00000.ppm.123-0123abcd.part").write_bytes(b"half")
+    for split in SIGNS:
+        assert torch.equal(gtsrb(split).x, expected[split])
+
+
+def test_a_sign_that_claims_to_be_huge_is_named(folder):
+    home = write_gtsrb(folder)
+    path = home / "Training" / "00007" / "00000_00000.ppm"
+    path.write_bytes(b"P6 60000 60000 255\n" + bytes(1000))
+    with pytest.raises(DamagedDataError, match=r"00007/00000_00000\.ppm cannot be read .*pixels"):
+        gtsrb("train")
+
+
+def test_a_list_that_leaves_the_folder_is_refused(folder):
+    write_gtsrb(folder)
+    path = folder / "gtsrb" / "GT-final_test.csv"
+    path.write_text(path.read_text().replace("00031.ppm", "../../other.ppm"))
+    with pytest.raises(DamagedDataError, match="a name in its list leaves the folder"):
+        gtsrb("test")
+
+
+def test_torchvision_is_asked_for_nothing_that_is_there(folder, monkeypatch):
+    def never():
+        raise AssertionError("imported")
+
+    write_gtsrb(folder)
+    for place in (module(), with_torchvision):
+        monkeypatch.setattr(place, "import_torchvision", never)
+    assert len(gtsrb("train").x) == 90
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="needs torchvision")
+@pytest.mark.parametrize("split", SIGNS)
+def test_the_signs_are_those_that_torchvision_reads(folder, split):
+    write_gtsrb(folder)
+    theirs = import_torchvision().datasets.GTSRB(str(folder), split=split)
+    ours = gtsrb(split, size=24)
+    assert len(ours.x) == len(theirs)
+    for x, y, (picture, label) in zip(ours.x, ours.y.tolist(), theirs, strict=False):
+        assert y == label
+        expected = np.asarray(picture.resize((24, 24), Image.LANCZOS))
+        assert np.array_equal(x.permute(1, 2, 0).numpy(), expected)
