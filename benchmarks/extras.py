@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from metanotes.data.folders import cache_folder
+from metanotes.data import cache_folder
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 # All of learn2learn's MAML. Its own `__init__` files import the parts that do not build, so each

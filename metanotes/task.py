@@ -8,7 +8,7 @@ batch of T tasks, worked on at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 Inputs = Tensor | dict[str, Tensor]
 Of = TypeVar("Of")
 
-UNLABELLED = -1  # the label of an example whose label a learner must not see
+UNLABELLED = -1  # the label of an example whose class is not to be seen
 
 
 class Batch(NamedTuple):
@@ -53,6 +53,49 @@ class Task(NamedTuple):
 
     support: Batch
     query: Batch
+
+
+class Functions(NamedTuple):
+    """T functions and where the descent of each begins: what a learner of optimizers meets.
+
+    Args:
+        loss: f of one function, `loss(theta, x, y)`, a scalar.
+        theta: theta_0 by name, tensors `[T, ...]`.
+        batches: what f sees at step 0, 1, ...: x `[T, ...]` and y `[T, ...]`.
+
+    >>> from itertools import repeat
+    >>> square = lambda theta, x, y: (theta["w"] * x - y).square().mean()
+    >>> batch = Batch(torch.ones(3, 5), torch.zeros(3, 5))
+    >>> functions = Functions(square, {"w": torch.ones(3)}, repeat(batch))      # T = 3
+    """
+
+    loss: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
+    theta: dict[str, Tensor]
+    batches: Iterator[Batch]
+
+
+class Sequences(NamedTuple):
+    """T sequences of L examples: what a learner with a memory meets.
+
+    At step t it sees x_t and the label of the step before, y_{t-1}, and answers y_t. It has been
+    told a class's label when it meets the class for the second time, and has to guess at the first.
+
+    Args:
+        x: inputs, `[T, L, ...]`.
+        y: their labels, `[T, L]`, integers in 0..N-1.
+        previous: y_{t-1} as ones and zeros, `[T, L, N]`; at the first step all zeros.
+        presentation: how many times the class has been shown by then, `[T, L]`: 1, 2, ...
+
+    >>> y = torch.tensor([[1, 0, 1]])
+    >>> previous = torch.tensor([[[0., 0], [0, 1], [1, 0]]])
+    >>> Sequences(torch.randn(1, 3, 4), y, previous, torch.tensor([[1, 1, 2]])).y.shape
+    torch.Size([1, 3])
+    """
+
+    x: Tensor
+    y: Tensor
+    previous: Tensor
+    presentation: Tensor
 
 
 # ------------------------------------------------------------------------- of any nested tensors

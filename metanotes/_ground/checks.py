@@ -20,7 +20,7 @@ def positive(name: str, value: Any) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r} must be a number above 0")
-    if not (math.isfinite(value) and float(value) > 0):
+    if not 0 < float(value) < math.inf:
         raise ValueError(f"{name}={value} must be a finite number above 0")
     return float(value)
 
@@ -58,6 +58,23 @@ def counts(**values: Any) -> None:
     """
     for name, value in values.items():
         count(name, value)
+
+
+def seed(value: Any) -> int:
+    """A whole number that `torch.Generator.manual_seed` takes, of Python's or numpy's.
+
+    Raises:
+        ValueError: names the argument and its value.
+
+    >>> seed(3)
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"seed={value!r} must be a whole number")
+    number = int(value)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"seed={number} must be of at least -2**63 and below 2**64")
+    return number
 
 
 def existing_device(device: torch.device | str) -> torch.device:

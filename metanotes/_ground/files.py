@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     What stood there before is there until then, whatever happens: an error, a full disk, a lost
     current. The folder is made if it is missing; a symbolic link stays one, and what it points to
     is replaced; permissions are those of any new file (the umask's), or those the old file had.
+    What a writer of this file left when it was killed is removed an hour after its last byte.
 
     Args:
         path: the file.
@@ -35,6 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         with open(temporary, "xb") as file:
@@ -49,6 +53,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def remove_leftovers(path: Path, older: float = 3600.0) -> None:
+    """Delete the temporary files of writers of this file that were killed.
+
+    Args:
+        path: the file that they would have become.
+        older: seconds since the last byte; a younger one may still be written to.
+    """
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}\.part")
+    with contextlib.suppress(OSError):
+        for file in path.parent.iterdir():
+            if temporary.fullmatch(file.name):
+                with contextlib.suppress(OSError):
+                    if time.time() - file.stat().st_mtime > older:
+                        file.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

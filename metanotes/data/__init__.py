@@ -1,21 +1,29 @@
 """Task families: where the tasks come from."""
 
 from metanotes.data.batches import batches
-from metanotes.data.digits import digits
-from metanotes.data.domains import blend, clouded, mnist_m, photographs
 from metanotes.data.episodes import episodes
-from metanotes.data.folders import DamagedDataError, cache_folder, data_folder
-from metanotes.data.functions import Functions, FunctionSampler, networks, quadratics
-from metanotes.data.glyphs import glyphs
-from metanotes.data.images import Images
-from metanotes.data.mini_imagenet import mini_imagenet
-from metanotes.data.omniglot import omniglot
+from metanotes.data.files import DamagedDataError, cache_folder, data_folder
+from metanotes.data.functions import FunctionSampler, networks, quadratics
+from metanotes.data.images import (
+    Images,
+    blend,
+    clouded,
+    digits,
+    glyphs,
+    gtsrb,
+    mini_imagenet,
+    mnist_m,
+    omniglot,
+    photographs,
+    printed_digits,
+    svhn,
+)
 from metanotes.data.pairs import domain_pairs
-from metanotes.data.printed_digits import printed_digits
 from metanotes.data.sampler import Sampler
+from metanotes.data.sequences import sequences
 from metanotes.data.sinusoid import sinusoid
-from metanotes.data.street import gtsrb, svhn
 from metanotes.data.surfaces import surfaces
+from metanotes.task import Functions, Sequences
 
 __all__ = [
     "DamagedDataError",
@@ -23,6 +31,7 @@ __all__ = [
     "Functions",
     "Images",
     "Sampler",
+    "Sequences",
     "batches",
     "blend",
     "cache_folder",
@@ -40,6 +49,7 @@ __all__ = [
     "photographs",
     "printed_digits",
     "quadratics",
+    "sequences",
     "sinusoid",
     "surfaces",
     "svhn",

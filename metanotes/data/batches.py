@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from metanotes.data.episodes import Labelled, Rotations, check_data, rotate
-from metanotes.data.sampler import Sampler, check_positive
+from metanotes._ground import checks
+from metanotes.data.labelled import Examples, Labelled, Rotations, mapped
+from metanotes.data.sampler import Sampler
 from metanotes.task import Batch, Task
 
 
-class BatchSampler(Sampler):
+class BatchSampler(Sampler[Task]):
     """The stream of minibatches that `batches` returns."""
 
     def __init__(
@@ -22,34 +23,31 @@ class BatchSampler(Sampler):
         seed: int,
         device: torch.device | str,
     ):
-        check_positive(size=size)
-        check_data(data, rotations)
         super().__init__(seed, device)
-        self.x, self.y = data.x.detach().to(self.device), data.y.to(self.device)
-        self.size, self.rotations = size, rotations
+        self.size = checks.count("size", size)
+        self.examples = Examples(data, self.device, rotations)
 
     def config(self) -> dict[str, Any]:
         return {
             "kind": "batches",
             "size": self.size,
-            "rotations": self.rotations,
-            "examples": len(self.x),
-            "shape": tuple(self.x.shape[1:]),
+            "rotations": self.examples.rotations,
+            "examples": len(self.examples),
+            "shape": self.examples.shape,
             "seed": self.seed,
         }
 
     def _draw(self, tasks: int) -> Task:
-        n = tasks * self.size
-        rows = torch.randint(len(self.x), (n,), generator=self.generator, device="cpu")
-        x, y = (t.index_select(0, rows.to(self.device)) for t in (self.x, self.y))
-        if self.rotations is not None:
+        n, rotations = tasks * self.size, self.examples.rotations
+        rows = torch.randint(len(self.examples), (n,), generator=self.generator, device="cpu")
+        y, turns = self.examples.labels(rows), None
+        if rotations is not None:
             turns = torch.randint(4, (n,), generator=self.generator, device="cpu")
-            x = rotate(x, turns)
-            if self.rotations == "classes":
+            if rotations == "classes":
                 y = 4 * y + turns.to(self.device)
-        if x.dtype == torch.uint8:
-            x = x.float().div_(255)
-        batch = Batch(*(t.unflatten(0, (tasks, self.size)) for t in (x, y)))
+        x = self.examples.inputs(rows, turns)
+        shape = (tasks, self.size)
+        batch = Batch(mapped(x, lambda tensor: tensor.unflatten(0, shape)), y.view(shape))
         return Task(batch, batch)
 
 
@@ -64,8 +62,8 @@ def batches(
     """Minibatches of examples drawn from all classes, as ordinary training takes them.
 
     Args:
-        data: anything with inputs `.x` `[n, ...]` (uint8 in 0..255, or real numbers) and integer
-            class ids `.y` `[n]`.
+        data: anything with inputs `.x` `[n, ...]` (uint8 in 0..255, or real numbers), or a dict of
+            such tensors, and integer class ids `.y` `[n]`.
         size: examples of a minibatch, at least 1; they are drawn with replacement.
         rotations: `"classes"` makes class c the four classes 4c to 4c + 3, one for each of 0, 90,
             180, 270 degrees; `"tasks"` turns each image by a random one of these; None, none.
@@ -77,7 +75,7 @@ def batches(
         whose support and query sets are the same.
 
     Raises:
-        ValueError: as of `episodes`.
+        ValueError: `size` is not positive, or the data is not as `episodes` takes it.
 
     >>> from metanotes.data import glyphs
     >>> batches(glyphs("background"), size=32)(1).query.x.shape

@@ -7,41 +7,25 @@ the training loss of a network shows another minibatch at every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
-from metanotes.data.episodes import Labelled, check_data
-from metanotes.data.sampler import Sampler, check_positive
-from metanotes.inner_loop import TaskLoss
-from metanotes.learner import Loss, cross_entropy
-from metanotes.task import Batch
-from metanotes.update_rules import Theta
+from metanotes._ground import checks
+from metanotes.data.labelled import Examples, Labelled
+from metanotes.data.sampler import Sampler
+from metanotes.task import Batch, Functions
 
-
-class Functions(NamedTuple):
-    """T functions and where the descent of each begins.
-
-    Args:
-        loss: f of one function, `loss(theta, x, y)`, a scalar.
-        theta: theta_0 by name, tensors `[T, ...]`.
-        batches: what f sees at step 0, 1, ...: x `[T, ...]` and y `[T, ...]`.
-
-    >>> square = lambda theta, x, y: (theta["w"] * x - y).square().mean()
-    >>> batch = Batch(torch.ones(3, 5), torch.zeros(3, 5))
-    >>> functions = Functions(square, {"w": torch.ones(3)}, repeat(batch))      # T = 3
-    """
-
-    loss: TaskLoss
-    theta: Theta
-    batches: Iterator[Batch]
+Theta = dict[str, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class FunctionSampler(Sampler):
+class FunctionSampler(Sampler[Functions]):
     """A stream of functions: `sampler(30)` draws the next 30, with all their minibatches.
 
     >>> sampler = quadratics(dim=3, seed=0)
@@ -49,34 +33,21 @@ class FunctionSampler(Sampler):
     (True, torch.Size([30, 3]))
     """
 
-    def __call__(self, tasks: int) -> Functions:  # type: ignore[override]
-        """Draw the next T functions.
-
-        Args:
-            tasks: how many, T >= 1.
-        """
-        check_positive(tasks=tasks)
-        return self._draw(tasks)
-
-    def _draw(self, tasks: int) -> Functions:  # type: ignore[override]
-        raise NotImplementedError
-
 
 class QuadraticSampler(FunctionSampler):
     """The stream of functions that `quadratics` returns."""
 
     def __init__(self, dim: int, seed: int, dtype: torch.dtype, device: torch.device | str):
-        check_positive(dim=dim)
         super().__init__(seed, device)
-        self.dim, self.dtype = dim, dtype
+        self.dim, self.dtype = checks.count("dim", dim), dtype
 
     def config(self) -> dict[str, Any]:
         return {"kind": "quadratics", "dim": self.dim, "seed": self.seed}
 
-    def _draw(self, tasks: int) -> Functions:  # type: ignore[override]
+    def _draw(self, tasks: int) -> Functions:
         shapes = (tasks, self.dim, self.dim), (tasks, self.dim)
         W, y = (
-            torch.randn(s, generator=self.generator, dtype=torch.float64).to(
+            torch.randn(s, generator=self.generator, dtype=torch.float64, device="cpu").to(
                 self.device, self.dtype
             )
             for s in shapes
@@ -133,20 +104,20 @@ class NetworkSampler(FunctionSampler):
         seed: int,
         device: torch.device | str,
     ):
-        check_positive(size=size)
-        check_data(data, None)
         super().__init__(seed, device)
-        self.make, self.size, self.loss = make, size, loss
+        self.make, self.size, self.loss = make, checks.count("size", size), loss
+        if isinstance(data.x, Mapping):
+            raise ValueError("data.x is a dict; the networks of `networks` take one tensor")
+        self.examples = Examples(data, self.device)
         self.model = make(0).to(self.device)
-        self.x, self.y = data.x.detach().to(self.device), data.y.to(self.device)
 
     def config(self) -> dict[str, Any]:
         return {
             "kind": "networks",
             "model": repr(self.model),
             "size": self.size,
-            "examples": len(self.x),
-            "shape": tuple(self.x.shape[1:]),
+            "examples": len(self.examples),
+            "shape": self.examples.shape,
             "seed": self.seed,
         }
 
@@ -154,21 +125,22 @@ class NetworkSampler(FunctionSampler):
         """f of one network: the loss on a minibatch."""
         return self.loss(functional_call(self.model, theta, (x,)), y)
 
-    def _draw(self, tasks: int) -> Functions:  # type: ignore[override]
-        seeds = torch.randint(2**31, (tasks + 1,), generator=self.generator).tolist()
-        made = [dict(self.make(seed).named_parameters()) for seed in seeds[1:]]
+    def _draw(self, tasks: int) -> Functions:
+        seeds = torch.randint(2**31, (tasks + 1,), generator=self.generator, device="cpu").tolist()
+        starts = [dict(self.make(seed).named_parameters()) for seed in seeds[1:]]
         theta = {
-            name: torch.stack([one[name].detach() for one in made]).to(self.device)
-            for name in made[0]
+            name: torch.stack([start[name].detach() for start in starts]).to(self.device)
+            for name in starts[0]
         }
         return Functions(self.function, theta, self._batches(tasks, seeds[0]))
 
     def _batches(self, tasks: int, seed: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
+        generator, shape = torch.Generator("cpu").manual_seed(seed), (tasks, self.size)
         while True:
-            rows = torch.randint(len(self.x), (tasks, self.size), generator=generator)
-            x, y = self.x[rows.to(self.device)], self.y[rows.to(self.device)]
-            yield Batch(x.float() / 255 if x.dtype == torch.uint8 else x, y)
+            rows = torch.randint(len(self.examples), shape, generator=generator, device="cpu")
+            rows = rows.flatten()
+            x, y = self.examples.inputs(rows), self.examples.labels(rows)
+            yield Batch(x.unflatten(0, shape), y.view(shape))
 
 
 def networks(

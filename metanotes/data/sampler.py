@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import torch
+from torch import Tensor
 
-from metanotes.task import Task
+from metanotes._ground import checks
+
+Drawn = TypeVar("Drawn")
+Count = int | tuple[int, int]  # a number of examples; or a range, from which each batch has its own
 
 
-class Sampler(ABC):
+class Sampler(ABC, Generic[Drawn]):
     """An endless, reproducible stream of tasks: `sampler(16)` draws the next 16.
+
+    `Sampler[Task]` draws a `Task`, `Sampler[Functions]` draws `Functions`, and so on.
 
     The random numbers are drawn on the CPU from the sampler's own generator, so that the tasks
     depend on the seed alone: not on the device, and not on what else draws random numbers.
 
     Args:
-        seed: where the stream starts, any integer that `torch.Generator.manual_seed` takes.
+        seed: where the stream starts, any whole number that `torch.Generator.manual_seed` takes.
         device: where the tasks are put.
 
     Raises:
-        ValueError: no tensor can be put on `device`.
+        ValueError: `seed` is no whole number, or no tensor can be put on `device`.
 
-    >>> from metanotes import Batch
-    >>> class Lines(Sampler):                   # y = a x, the slope a drawn for every task
+    >>> from metanotes import Batch, Task
+    >>> class Lines(Sampler[Task]):             # y = a x, the slope a drawn for every task
     ...     def config(self):
     ...         return {"kind": "lines", "seed": self.seed}
     ...     def _draw(self, tasks):
@@ -39,39 +45,32 @@ class Sampler(ABC):
     """
 
     def __init__(self, seed: int, device: torch.device | str):
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"device={str(device)!r} cannot be used here ({str(error).splitlines()[0]}); "
-                "device='cpu' always can"
-            ) from error
-        self.seed = seed
-        self.device = torch.device(device)
-        self.generator = torch.Generator("cpu").manual_seed(seed)
+        self.seed = checks.seed(seed)
+        self.device = checks.existing_device(device)
+        self.generator = torch.Generator("cpu").manual_seed(self.seed)
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What decides the stream, in plain values; two samplers with equal ones draw alike."""
 
     @abstractmethod
-    def _draw(self, tasks: int) -> Task:
+    def _draw(self, tasks: int) -> Drawn:
         """The next `tasks` tasks."""
 
-    def __call__(self, tasks: int) -> Task:
+    def __call__(self, tasks: int) -> Drawn:
         """Draw the next batch of tasks.
 
         Args:
             tasks: how many, T >= 1.
 
         Returns:
-            A `Task`; every tensor of it has a leading axis of length T.
+            What this sampler draws, such as a `Task`; every tensor of it has a leading axis of
+            length T.
 
         Raises:
             ValueError: `tasks` is not a positive integer.
         """
-        check_positive(tasks=tasks)
-        return self._draw(tasks)
+        return self._draw(checks.count("tasks", tasks))
 
     def restarted(self) -> Self:
         """A copy that starts again at the seed; this sampler's own stream is untouched."""
@@ -107,8 +106,57 @@ class Sampler(ABC):
         return f"{kind}({', '.join(f'{key}={value!r}' for key, value in config.items())})"
 
 
-def check_positive(**counts: int) -> None:
-    """Refuse a count that is not an integer of at least 1; the keyword is its name."""
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name}={count!r} is not a count; use an integer of at least 1")
+def check_count(name: str, value: Any) -> Count:
+    """A whole number of at least 1, or a range of such numbers, as an argument `shots` takes.
+
+    Args:
+        name: the argument's.
+        value: a number, or `(low, high)`, both ends included.
+
+    Returns:
+        The number where there is one to choose from, else the range.
+
+    Raises:
+        ValueError: names the argument and its value.
+
+    >>> check_count("shots", 5), check_count("shots", (1, 5)), check_count("shots", (5, 5))
+    (5, (1, 5), 5)
+    """
+    if not isinstance(value, tuple | list):
+        return checks.count(name, value)
+    try:
+        low, high = (checks.count(name, end) for end in value)
+    except ValueError:
+        low, high = 1, 0
+    if low > high:
+        raise ValueError(
+            f"{name}={value!r} must be a range (low, high) of whole numbers of at least 1, the "
+            "smaller first; or a single number"
+        )
+    return low if low == high else (low, high)
+
+
+def most(count: Count) -> int:
+    """The largest number that may be drawn.
+
+    >>> most(5), most((1, 5))
+    (5, 5)
+    """
+    return count if isinstance(count, int) else count[1]
+
+
+def draw_count(count: Count, generator: torch.Generator) -> int:
+    """The number itself, which draws nothing; or one of the range, each as likely as another.
+
+    >>> draw_count((1, 5), torch.Generator().manual_seed(0)) in range(1, 6)
+    True
+    """
+    if isinstance(count, int):
+        return count
+    low, high = count
+    return int(torch.randint(low, high + 1, (), generator=generator, device="cpu"))
+
+
+def draw_uniform(generator: torch.Generator, *shape: int) -> Tensor:
+    """Uniform numbers in [0, 1), float32, whatever torch's defaults are."""
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metanotes.data.sampler import Sampler, check_positive
+from metanotes._ground import checks
+from metanotes.data.sampler import Count, Sampler, check_count, draw_count
 from metanotes.task import Batch, Task
 
 
@@ -30,13 +31,13 @@ class Waves(NamedTuple):
     phase: Tensor
 
 
-class SinusoidSampler(Sampler):
+class SinusoidSampler(Sampler[Task]):
     """The stream of sine tasks that `sinusoid` returns."""
 
     def __init__(
         self,
-        shots: int,
-        queries: int,
+        shots: Count,
+        queries: Count,
         amplitude: tuple[float, float],
         phase: tuple[float, float],
         x_range: tuple[float, float],
@@ -44,7 +45,6 @@ class SinusoidSampler(Sampler):
         dtype: torch.dtype,
         device: torch.device | str,
     ):
-        check_positive(shots=shots, queries=queries)
         ranges = {"amplitude": amplitude, "phase": phase, "x_range": x_range}
         for name, (low, high) in ranges.items():
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
@@ -52,7 +52,8 @@ class SinusoidSampler(Sampler):
         if not dtype.is_floating_point:
             raise ValueError(f"dtype={dtype} has no fractions; use torch.float32 or torch.float64")
         super().__init__(seed, device)
-        self.shots, self.queries, self.dtype = shots, queries, dtype
+        self.shots, self.queries = check_count("shots", shots), check_count("queries", queries)
+        self.dtype = dtype
         self.ranges = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
 
     def config(self) -> dict[str, Any]:
@@ -65,15 +66,14 @@ class SinusoidSampler(Sampler):
         Args:
             tasks: how many, T >= 1.
         """
-        check_positive(tasks=tasks)
-        points = self.shots + self.queries
+        tasks = checks.count("tasks", tasks)
+        k, q = (draw_count(count, self.generator) for count in (self.shots, self.queries))
         a = self._uniform("amplitude", tasks, 1, 1)
         b = self._uniform("phase", tasks, 1, 1)
-        x = self._uniform("x_range", tasks, points, 1)
+        x = self._uniform("x_range", tasks, k + q, 1)
         y = a * torch.sin(x + b)
         # Everything is drawn in float64 and rounded last: every dtype sees the same tasks.
         x, y, a, b = (tensor.to(self.device, self.dtype) for tensor in (x, y, a, b))
-        k = self.shots
         support, query = Batch(x[:, :k], y[:, :k]), Batch(x[:, k:], y[:, k:])
         return Waves(Task(support, query), a.flatten(), b.flatten())
 
@@ -87,8 +87,8 @@ class SinusoidSampler(Sampler):
 
 
 def sinusoid(
-    shots: int = 10,
-    queries: int = 10,
+    shots: Count = 10,
+    queries: Count = 10,
     *,
     amplitude: tuple[float, float] = (0.1, 5.0),
     phase: tuple[float, float] = (0.0, math.pi),
@@ -104,8 +104,9 @@ def sinusoid(
     E[a] (2/π) cos x here (and minus that with the other sign), with phases in [0, 2π] it is 0.
 
     Args:
-        shots: support points of a task, K >= 1.
-        queries: query points of a task, Q >= 1.
+        shots: support points of a task, K >= 1; or a range `(low, high)` of such numbers, both ends
+            included, from which one is drawn for every batch of tasks.
+        queries: query points of a task, Q >= 1, or a range.
         amplitude: the range of a, drawn uniformly.
         phase: the range of b in radians, drawn uniformly; `(0, 2 * math.pi)` for the variant of
             the Reptile paper.

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metanotes.data.sampler import Sampler, check_positive
+from metanotes._ground import checks
+from metanotes.data.sampler import Count, Sampler, check_count, draw_count
 from metanotes.task import Batch, Task
 
 
@@ -25,22 +26,22 @@ def monomials(x: Tensor) -> Tensor:
     return torch.cat([x[..., i] * x[..., j], x, torch.ones_like(x[..., :1])], -1)
 
 
-class SurfaceSampler(Sampler):
+class SurfaceSampler(Sampler[Task]):
     """The stream of quadratic functions that `surfaces` returns."""
 
     def __init__(
         self,
-        shots: int,
-        queries: int,
+        shots: Count,
+        queries: Count,
         dim: int,
         scale: float,
         seed: int,
         dtype: torch.dtype,
         device: torch.device | str,
     ):
-        check_positive(shots=shots, queries=queries, dim=dim)
         super().__init__(seed, device)
-        self.shots, self.queries, self.dim, self.scale = shots, queries, dim, float(scale)
+        self.shots, self.queries = check_count("shots", shots), check_count("queries", queries)
+        self.dim, self.scale = checks.count("dim", dim), checks.positive("scale", scale)
         self.dtype = dtype
 
     def config(self) -> dict[str, Any]:
@@ -48,22 +49,22 @@ class SurfaceSampler(Sampler):
         return {"kind": "surfaces"} | counts | {"scale": self.scale, "seed": self.seed}
 
     def _draw(self, tasks: int) -> Task:
+        k, q = (draw_count(count, self.generator) for count in (self.shots, self.queries))
         terms = (self.dim + 1) * (self.dim + 2) // 2
         a = self.scale * self._uniform(tasks, terms, 1)
-        x = self._uniform(tasks, self.shots + self.queries, self.dim)
+        x = self._uniform(tasks, k + q, self.dim)
         y = monomials(x) @ a
         x, y = (t.to(self.device, self.dtype) for t in (x, y))
-        k = self.shots
         return Task(Batch(x[:, :k], y[:, :k]), Batch(x[:, k:], y[:, k:]))
 
     def _uniform(self, *shape: int) -> Tensor:
-        unit = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        unit = torch.rand(shape, generator=self.generator, dtype=torch.float64, device="cpu")
         return 2 * unit - 1
 
 
 def surfaces(
-    shots: int = 30,
-    queries: int = 10,
+    shots: Count = 30,
+    queries: Count = 10,
     *,
     dim: int = 2,
     scale: float = 1.0,
@@ -74,8 +75,9 @@ def surfaces(
     """Regression tasks, each one quadratic function with random coefficients.
 
     Args:
-        shots: support points of a task, at least 1.
-        queries: query points of a task, at least 1.
+        shots: support points of a task, at least 1; or a range `(low, high)` of such numbers, both
+            ends included, from which one is drawn for every batch of tasks.
+        queries: query points of a task, at least 1, or a range.
         dim: variables of the function.
         scale: coefficients are drawn from U[-scale, scale].
         seed: where the stream of tasks starts.
@@ -86,7 +88,7 @@ def surfaces(
         A sampler: `sampler(T)` is a `Task` with support x `[T, shots, dim]` and y `[T, shots, 1]`.
 
     Raises:
-        ValueError: a count is not positive, or the device does not exist.
+        ValueError: a count or `scale` is not positive, or the device does not exist.
 
     Source: Hochreiter, Younger and Conwell, "Learning to Learn Using Gradient Descent", ICANN 2001.
 

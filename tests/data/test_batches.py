@@ -134,8 +134,8 @@ BAD = torch.zeros(3, 1, 4, 4)
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (marked(), {"size": 0}, "size=0 is not a count"),
-        (marked(), {"size": 2.0}, "size=2.0 is not a count"),
+        (marked(), {"size": 0}, "size=0 must be a whole number of at least 1"),
+        (marked(), {"size": 2.0}, "size=2.0 must be a whole number of at least 1"),
         (marked(), {"size": 2, "rotations": "all"}, "rotations='all' is unknown"),
         (marked(), {"size": 2, "device": "nowhere"}, "device='nowhere' cannot be used here"),
         (Batch(BAD, torch.arange(4)), {"size": 2}, r"x \[n, ...\] and y \[n\] differ"),
@@ -155,5 +155,22 @@ def test_bad_arguments_are_named(data, options, message):
 
 
 def test_a_bad_number_of_minibatches_is_named():
-    with pytest.raises(ValueError, match="tasks=0 is not a count"):
+    with pytest.raises(ValueError, match="tasks=0 must be a whole number of at least 1"):
         batches(marked(), size=2)(0)
+
+
+def test_inputs_may_be_a_dict():
+    data = marked()
+    tasks = batches(Batch({"image": data.x, "number": torch.arange(30)}, data.y), size=7)(4)
+    rows = tasks.query.x["number"]
+    assert rows.shape == (4, 7)
+    assert torch.equal(tasks.query.x["image"], data.x[rows])
+    assert torch.equal(tasks.query.y, data.y[rows])
+
+
+def test_labels_in_bytes_do_not_overflow_when_classes_are_turned():
+    x, y = torch.rand(200, 1, 3, 3), torch.arange(200)
+    settings = {"size": 100, "rotations": "classes", "seed": 1}
+    small, large = (batches(Batch(x, t), **settings)(3).query.y for t in (y.to(torch.uint8), y))
+    assert torch.equal(small, large)
+    assert large.max() > 255

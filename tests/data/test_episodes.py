@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metanotes.data import Images, episodes
-from metanotes.data.episodes import rotate
+from metanotes.data.labelled import rotate
 from metanotes.task import Batch
 
 SIZES = [7, 12, 5, 9, 30, 6]  # examples of the six classes: unequal on purpose
@@ -249,9 +249,9 @@ def named(sizes):
     [
         ({"ways": 30}, "ways=30 asks for more classes than the 6 in this split"),
         ({"ways": 25, "rotations": "classes"}, "ways=25 asks for more classes than the 24"),
-        ({"ways": 0}, "ways=0 is not a count"),
-        ({"shots": -1}, "shots=-1 is not a count"),
-        ({"queries": 0}, "queries=0 is not a count"),
+        ({"ways": 0}, "ways=0 must be a whole number of at least 1"),
+        ({"shots": -1}, "shots=-1 must be a whole number of at least 1"),
+        ({"queries": 0}, "queries=0 must be a whole number of at least 1"),
         (
             {"shots": 3, "queries": 3},
             "shots=3 and queries=3 ask for 6 examples of a class, and class 'Greek/letter 2' has 5",
@@ -295,3 +295,116 @@ def test_a_sampler_shows_its_settings():
         "episodes(ways=4, shots=1, queries=2, rotations=None, classes=6, examples=69, "
         "shape=(2, 3, 3), seed=3)"
     )
+
+
+def test_numbers_may_be_ranges_and_are_drawn_anew_for_every_batch():
+    sampler = episodes(marked(), ways=(2, 4), shots=(1, 3), queries=(1, 2), seed=5)
+    seen = set()
+    for _ in range(300):
+        tasks = sampler(3)
+        ways = tasks.support.y.unique().numel()
+        assert torch.equal(tasks.query.y.unique(), torch.arange(ways))
+        shots, queries = (batch.y.shape[1] // ways for batch in tasks)
+        for batch, each in ((tasks.support, shots), (tasks.query, queries)):
+            assert batch.x.shape[:2] == batch.y.shape == (3, ways * each)
+            expected = torch.arange(ways).repeat_interleave(each)
+            assert torch.equal(batch.y, expected.expand(3, -1))
+        drawn = example(torch.cat([tasks.support.x, tasks.query.x], 1))
+        assert all(len(set(row)) == ways * (shots + queries) for row in drawn.tolist())
+        seen.add((ways, shots, queries))
+    assert len(seen) == 3 * 3 * 2
+
+
+def test_a_range_of_one_number_is_that_number():
+    plain = episodes(marked(), 4, 1, 2, seed=5)
+    ranges = episodes(marked(), (4, 4), (1, 1), (2, 2), seed=5)
+    assert torch.equal(ranges(3).query.x, plain(3).query.x)
+    assert ranges.config() == plain.config()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ways": (2, 7)}, "ways=7 asks for more classes than the 6"),
+        (
+            {"shots": (1, 4)},
+            r"shots=\(1, 4\) and queries=2 ask for up to 6 examples of a class, and class 2 has 5",
+        ),
+        ({"shots": (3, 1)}, r"shots=\(3, 1\) must be a range \(low, high\)"),
+        ({"queries": (0, 2)}, r"queries=\(0, 2\) must be a range"),
+    ],
+)
+def test_bad_ranges_are_refused(change, message):
+    settings = {"data": marked(), "ways": 4, "shots": 1, "queries": 2}
+    with pytest.raises(ValueError, match=message):
+        episodes(**(settings | change))
+
+
+def test_a_state_of_other_ranges_is_refused():
+    state = episodes(marked(), 4, (1, 3), 2).state_dict()
+    with pytest.raises(ValueError, match=r"shots was \(1, 3\) and is \(1, 2\)"):
+        episodes(marked(), 4, (1, 2), 2).load_state_dict(state)
+
+
+def tokens():
+    """Texts of seven tokens, which say which example of which class they are."""
+    x, y = marked()
+    text = torch.stack([example(x), klass(x)], 1).repeat(1, 4)[:, :7]
+    return Batch({"input_ids": text, "attention_mask": (text % 3 > 0).long()}, y)
+
+
+def test_inputs_may_be_a_dict_of_tensors_which_stay_together():
+    tasks = episodes(tokens(), ways=4, shots=2, queries=3, seed=1)(11)
+    plain = episodes(marked(), ways=4, shots=2, queries=3, seed=1)(11)
+    for batch, same, rows in zip(tasks, plain, (8, 12), strict=True):
+        assert list(batch.x) == ["input_ids", "attention_mask"]
+        text = batch.x["input_ids"]
+        assert text.shape == (11, rows, 7)
+        assert text.dtype == torch.int64
+        assert torch.equal(text[..., 0], example(same.x))
+        assert torch.equal(batch.x["attention_mask"], (text % 3 > 0).long())
+        assert torch.equal(batch.y, same.y)
+
+
+def test_the_tensors_of_a_dict_come_as_they_are():
+    x = {"mask": torch.ones(20, 3, dtype=torch.uint8), "length": torch.arange(20)}
+    tasks = episodes(Batch(x, torch.arange(20) % 4), 4, 1, 2)(5)
+    assert tasks.query.x["mask"].dtype == torch.uint8
+    assert tasks.query.x["mask"].max() == 1
+    assert tasks.query.x["length"].shape == (5, 8)
+
+
+def test_a_dict_in_the_configuration_is_resumed(tmp_path):
+    sampler = episodes(tokens(), 4, 1, 2)
+    sampler(2)
+    torch.save(sampler.state_dict(), tmp_path / "state.pt")
+    expected = sampler(2).query.x["input_ids"]
+    resumed = episodes(tokens(), 4, 1, 2)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(resumed(2).query.x["input_ids"], expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention_mask": torch.ones(68, 7)}, r"x\['attention_mask'\] is \[68, 7\] and y is"),
+        ({"input_ids": torch.full((69, 7), torch.nan)}, r"x\['input_ids'\] has NaN or infinite"),
+        ({"input_ids": [[1]] * 69}, r"x\['input_ids'\] is a list and not a tensor"),
+    ],
+)
+def test_bad_tensors_of_a_dict_are_named(change, message):
+    x, y = tokens()
+    with pytest.raises(ValueError, match=message):
+        episodes(Batch(x | change, y), 4, 1, 2)
+
+
+def test_a_dict_is_not_turned_and_arrays_are_no_tensors():
+    with pytest.raises(ValueError, match=r"asks for square images .*; x is a dict"):
+        episodes(tokens(), 4, 1, 2, rotations="tasks")
+    x, y = marked()
+    with pytest.raises(ValueError, match=r"x is a ndarray and not a tensor: give torch.as_tensor"):
+        episodes(Batch(x.numpy(), y), 4, 1, 2)
+    with pytest.raises(ValueError, match="y is a list and not a tensor"):
+        episodes(Batch(x, y.tolist()), 4, 1, 2)
+    with pytest.raises(ValueError, match="x is a dict and not a tensor"):
+        episodes(Batch({}, y), 4, 1, 2)

@@ -62,3 +62,50 @@ def test_a_domain_that_is_empty_and_a_size_of_0() -> None:
         domain_pairs(numbered(5, 0), none)
     with pytest.raises(ValueError, match="size=0"):
         domain_pairs(numbered(5, 0), numbered(5, 0), size=0)
+
+
+def scaled(x: torch.Tensor) -> Batch:
+    return Batch(x, torch.zeros(len(x)).long())
+
+
+BYTES = torch.randint(
+    0, 256, (20, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+
+
+def test_bytes_beside_real_numbers_on_their_scale() -> None:
+    source, target = domain_pairs(scaled(BYTES), scaled(BYTES.float() / 255), size=8)(2)
+    assert source.x.dtype == target.x.dtype == torch.float32
+    assert target.x.max() <= 1
+
+
+@pytest.mark.parametrize("x", [BYTES.float(), BYTES.float() / 127.5 - 1, BYTES.long()])
+def test_bytes_beside_real_numbers_on_another_scale_are_refused(x: torch.Tensor) -> None:
+    """Bytes come as 0..1, and the others as they are: a domain could be told by that alone."""
+    with pytest.raises(ValueError, match=r"source.x is torch.uint8.*target.x is .*divide it by"):
+        domain_pairs(scaled(BYTES), scaled(x))
+    with pytest.raises(ValueError, match=r"target.x is torch.uint8.*source.x is .*divide it by"):
+        domain_pairs(scaled(x), scaled(BYTES))
+
+
+def test_domains_of_different_types_are_refused() -> None:
+    single, double = BYTES.float() / 255, BYTES.double() / 255
+    for source, target in ((single, double), (BYTES, double)):
+        with pytest.raises(ValueError, match=r"source.x comes as torch.float32 and target.x as"):
+            domain_pairs(scaled(source), scaled(target))
+    domain_pairs(scaled(double), scaled(double))
+
+
+def test_real_numbers_may_have_any_scale() -> None:
+    domain_pairs(scaled(100 * BYTES.float()), scaled(BYTES.float() - 300))
+
+
+def test_domains_of_texts() -> None:
+    ids = torch.arange(20)[:, None].repeat(1, 3)
+    texts = Batch({"input_ids": ids, "attention_mask": torch.ones(20, 3)}, torch.arange(20))
+    support, query = domain_pairs(texts, texts, size=8)(2)
+    assert torch.equal(support.x["input_ids"][..., 0], support.y)
+    assert query.x["attention_mask"].shape == (2, 8, 3)
+    other = Batch({"input_ids": ids[:, :2], "attention_mask": torch.ones(20, 3)}, texts.y)
+    with pytest.raises(ValueError, match=r"source has inputs \{'input_ids': \(3,\)"):
+        domain_pairs(texts, other)

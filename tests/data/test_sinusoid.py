@@ -105,9 +105,9 @@ def test_a_sampler_shows_its_settings():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shots": 0}, "shots=0 is not a count"),
-        ({"queries": -1}, "queries=-1 is not a count"),
-        ({"shots": 2.5}, "shots=2.5 is not a count"),
+        ({"shots": 0}, "shots=0 must be a whole number of at least 1"),
+        ({"queries": -1}, "queries=-1 must be a whole number of at least 1"),
+        ({"shots": 2.5}, "shots=2.5 must be a whole number of at least 1"),
         ({"amplitude": (5, 1)}, r"amplitude=\(5, 1\) is not a range"),
         ({"phase": (0, math.inf)}, "phase=.* is not a range"),
         ({"dtype": torch.int64}, "has no fractions"),
@@ -122,7 +122,7 @@ def test_bad_settings_are_refused(settings, message):
 
 @pytest.mark.parametrize("tasks", [0, -3, 1.5, True])
 def test_a_batch_of_no_tasks_is_refused(tasks):
-    with pytest.raises(ValueError, match="is not a count"):
+    with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         sinusoid()(tasks)
-    with pytest.raises(ValueError, match="is not a count"):
+    with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         sinusoid().draw(tasks)

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import count, positive
-from metanotes.data.functions import Functions
-from metanotes.task import Batch
+from metanotes.task import Batch, Functions
 from metanotes.theta import How, in_force, losses_and_gradients
 
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import count
-from metanotes.data.functions import Functions
+from metanotes.task import Functions
 from metanotes.theta import How, KnownGradient, Theta, in_force, losses_and_gradients
 from metanotes.update_rules import State, UpdateRule
 

@@ -1,13 +1,20 @@
 """The array files: whole or not used."""
 
+import errno
 import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from metanotes.data import cache_folder, data_folder
-from metanotes.data.folders import cached_arrays
+from metanotes.data.files import cached_arrays
 
 ARRAYS = {"x": np.arange(500, dtype=np.uint8).reshape(20, 25), "names": np.array(["a/b", "c/d"])}
 
@@ -114,12 +121,75 @@ def test_a_read_only_folder_is_refused_unless_the_file_is_there(tmp_path):
         cached_arrays(tmp_path / "others.npz", never)
 
 
-@pytest.mark.parametrize(
-    ("folder", "variable"), [(data_folder, "METANOTES_DATA"), (cache_folder, "METANOTES_CACHE")]
-)
-def test_folders_are_named_by_argument_then_environment_then_default(folder, variable, monkeypatch):
-    monkeypatch.setenv(variable, "/somewhere")
-    assert folder("/else") == Path("/else")
-    assert folder() == Path("/somewhere")
-    monkeypatch.setenv(variable, "")
-    assert folder() == Path.home() / ".cache" / "metanotes"
+def test_any_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "arrays.npz"
+    cached_arrays(path, make)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for place in random.integers(len(whole), size=150):
+        contents = bytearray(whole)
+        contents[place] ^= 1 << random.integers(8)
+        path.write_bytes(contents)
+        with warnings.catch_warnings():  # a bit that nobody reads may be flipped
+            warnings.simplefilter("ignore")
+            assert same(cached_arrays(path, make))
+
+
+def test_a_file_that_claims_more_than_it_has_is_made_anew(tmp_path):
+    path = tmp_path / "arrays.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", bytes(10_000_000))
+    assert path.stat().st_size < 20_000
+    with pytest.warns(UserWarning, match=r"unpacked it has more than [\d,]+ bytes"):
+        assert same(cached_arrays(path, make))
+
+
+def test_a_full_disk_names_the_folder(tmp_path, monkeypatch):
+    def full(file, **arrays):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(PermissionError, match=r"cannot be written to \(No space.*METANOTES_CACHE"):
+        cached_arrays(tmp_path / "arrays.npz", make)
+    assert list(tmp_path.iterdir()) == []
+
+
+def kill_while_writing(folder):
+    """A process that has written half of `arrays.npz` when it is killed."""
+    code = f"""
+        import os, signal, numpy as np
+        from pathlib import Path
+        from metanotes.data.files import cached_arrays
+        def half(file, **arrays):
+            file.write(b"PK half a file")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        np.savez = half
+        cached_arrays(Path({str(folder / "arrays.npz")!r}), lambda: {{"x": np.arange(3)}})
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no SIGKILL")
+def test_what_a_killed_writer_leaves_does_not_matter_and_goes_in_time(tmp_path):
+    kill_while_writing(tmp_path)
+    (left,) = tmp_path.iterdir()
+    assert left.suffix == ".part"
+    assert same(cached_arrays(tmp_path / "arrays.npz", make))
+    assert left.exists()  # for all we know, another process is writing it
+    (tmp_path / "arrays.npz").unlink()
+    long_ago = time.time() - 4000
+    os.utime(left, (long_ago, long_ago))
+    others = tmp_path / ".others.npz.1-00000000.part"  # not of this file
+    others.touch()
+    os.utime(others, (long_ago, long_ago))
+    assert same(cached_arrays(tmp_path / "arrays.npz", make))
+    assert {path.name for path in tmp_path.iterdir()} == {"arrays.npz", others.name}
+
+
+def test_a_link_to_nothing_is_written_through(tmp_path):
+    (tmp_path / "link.npz").symlink_to(tmp_path / "elsewhere" / "arrays.npz")
+    assert same(cached_arrays(tmp_path / "link.npz", make))
+    assert same(cached_arrays(tmp_path / "elsewhere" / "arrays.npz", never))
+    assert (tmp_path / "link.npz").is_symlink()

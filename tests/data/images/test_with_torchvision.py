@@ -21,7 +21,7 @@ def test_data_sets_and_transforms_work(before):
     """Also after the reader's own import of it has failed."""
     out = run(
         before + "import torch\n"
-        "from metanotes.data._torchvision import import_torchvision\n"
+        "from metanotes.data.images.with_torchvision import import_torchvision\n"
         "torchvision = import_torchvision()\n"
         "assert import_torchvision() is torchvision\n"
         "from torchvision.transforms import v2\n"
@@ -34,9 +34,9 @@ def test_data_sets_and_transforms_work(before):
 @pytest.mark.skipif(not FOUND, reason="needs torchvision")
 def test_operators_that_can_be_loaded_are_not_declared_again():
     out = run(
-        "from metanotes.data import _torchvision\n"
-        "torchvision = _torchvision.import_torchvision()\n"
-        "print(torchvision.extension._has_ops() != (_torchvision._declared is not None))"
+        "from metanotes.data.images import with_torchvision\n"
+        "torchvision = with_torchvision.import_torchvision()\n"
+        "print(torchvision.extension._has_ops() != (with_torchvision._declared is not None))"
     )
     assert out.strip() == "True"
 
@@ -45,7 +45,7 @@ def test_without_torchvision_the_error_says_what_to_install():
     run(
         "import sys\n"
         "sys.modules['torchvision'] = None\n"
-        "from metanotes.data._torchvision import import_torchvision\n"
+        "from metanotes.data.images.with_torchvision import import_torchvision\n"
         "try: import_torchvision()\n"
         "except ImportError as error: assert 'pip install torchvision' in str(error), error\n"
         "else: raise AssertionError\n"

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from metanotes.data import DamagedDataError, data_folder, episodes, omniglot
+from tests.data.damage import png_that_claims
 from tests.plainly import needs_data
 
 # Archive -> alphabet -> number of characters.
@@ -25,7 +26,7 @@ SMALL = {
 
 
 def module():
-    return sys.modules["metanotes.data.omniglot"]
+    return sys.modules["metanotes.data.images.omniglot"]
 
 
 def drawing(archive, alphabet, character, number):
@@ -409,3 +410,54 @@ def test_real_array_files_are_quick_to_read():
     assert time.perf_counter() - start < 3
     tasks = episodes(images, ways=20, shots=1, queries=1, rotations="classes")(2)
     assert tasks.support.x.shape == (2, 20, 1, 28, 28)
+
+
+def clutter(folder):
+    """What an interrupted copy or another program may leave: nothing of it is a drawing."""
+    (folder / "dir.png").mkdir()
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    (folder / ".0001_01.png.123-0123abcd.part").write_bytes(b"half")
+    (folder / "0001_01.png.part").write_bytes(b"half")
+
+
+def test_folders_links_to_nothing_and_half_files_do_not_matter(small, tmp_path):
+    expected = omniglot("background")
+    unpack(small)
+    for folder in (small, small / "images_background", small / "images_background/Alpha"):
+        clutter(folder)
+    clutter(small / "images_background/Alpha/character02")
+    clutter(tmp_path / "cache" / "omniglot")
+    images = omniglot("background")
+    assert torch.equal(images.x, expected.x)
+    assert images.names == expected.names
+
+
+def test_a_drawing_that_is_a_link_to_nothing_is_missing(small):
+    unpack(small)
+    path = small / "images_background/Alpha/character02/0002_07.png"
+    path.unlink()
+    path.symlink_to(small / "nowhere.png")
+    with pytest.raises(DamagedDataError, match="Alpha/character02 has 19 of 20 drawings"):
+        omniglot("background")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_drawing_that_claims_to_be_huge_is_named(small, packed):
+    name = "images_background/Alpha/character02/0002_07.png"
+    files = {path: png for path, (_, png) in everything("images_background").items()}
+    files[name] = png_that_claims(60_000, 60_000)
+    write_zip(small / "images_background.zip", files)
+    if not packed:
+        unpack(small)
+    with pytest.raises(DamagedDataError, match=r"Alpha/character02/0002_07\.png cannot be read"):
+        omniglot("background")
+
+
+def test_a_zip_bomb_is_named(small, monkeypatch):
+    monkeypatch.setattr(module(), "LARGEST", 1_000_000)
+    files = dict.fromkeys(everything("images_background"), bytes(100_000))
+    write_zip(small / "images_background.zip", files)
+    with pytest.raises(
+        DamagedDataError, match=r"background\.zip is damaged \(unpacked it has more"
+    ):
+        omniglot("background")

@@ -11,7 +11,7 @@ from metanotes.data import digits, episodes, printed_digits
 
 
 def module():
-    return sys.modules["metanotes.data.printed_digits"]
+    return sys.modules["metanotes.data.images.printed_digits"]
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,11 @@ def test_a_classifier_of_print_reads_hands_but_not_well(printed):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n": 0}, "n=0 is not a count"),
-        ({"n": 10.0}, r"n=10\.0 is not a count"),
-        ({"size": 0}, "size=0 is not a count"),
+        ({"n": 0}, "n=0 must be a whole number of at least 1"),
+        ({"n": 10.0}, r"n=10\.0 must be a whole number of at least 1"),
+        ({"size": 0}, "size=0 must be a whole number of at least 1"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"seed": True}, "seed=True must be a whole number"),
         ({"size": 7}, "size=7 is too small to read a digit; use 8 or more"),
     ],
 )

@@ -20,14 +20,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metanotes.data.folders import Arrays, cache_folder, cached_arrays
-from metanotes.data.images import Images
+from metanotes.data.files.archives import Arrays
+from metanotes.data.files.cache import cached_arrays
+from metanotes.data.files.folders import cache_folder
+from metanotes.data.images.drawing import (
+    blur,
+    font_files,
+    moved,
+    open_font,
+    penned,
+    reference_image,
+)
+from metanotes.data.images.images import Images
 
 VERSION = 1  # of the drawings; any change to what is drawn raises it
 DRAWINGS = 20  # of each character, as in Omniglot
 SIZE = 28
-_CANVAS, _BODY = 64, 44  # a reference image, and the longer side of the character in it
-_ALIKE = 0.93  # the correlation above which two characters are one class
+ALIKE = 0.93  # the correlation above which two characters are one class
 
 # Alphabets by their code points. The order matters: of characters that look alike the first stays.
 BACKGROUND = {
@@ -56,22 +65,6 @@ EVALUATION = {
     "Script": "1D49C-1D4CF",
     "APL": "2336-237A",
 }
-# Those of matplotlib's fonts whose codes are Unicode's throughout; the first that has a character
-# draws its reference image.
-_FONTS = [
-    "DejaVuSans.ttf",
-    "DejaVuSerif.ttf",
-    "DejaVuSansMono.ttf",
-    "STIXGeneral.ttf",
-    "DejaVuSans-Oblique.ttf",
-    "DejaVuSerif-Italic.ttf",
-    "DejaVuSansMono-Oblique.ttf",
-    "STIXGeneralItalic.ttf",
-    "DejaVuSans-Bold.ttf",
-    "DejaVuSerif-Bold.ttf",
-    "DejaVuSansMono-Bold.ttf",
-    "STIXGeneralBol.ttf",
-]
 
 
 def glyphs(
@@ -113,7 +106,7 @@ def glyphs(
     alphabets = {"background": BACKGROUND, "evaluation": EVALUATION}
     if split not in alphabets:
         raise ValueError(f"split={split!r} is unknown; use 'background' or 'evaluation'")
-    fonts = _font_files()
+    fonts = font_files()
     fingerprint = hashlib.sha256(b"".join(font.read_bytes() for font in fonts)).hexdigest()
     path = cache_folder(root) / "glyphs" / f"glyphs-v{VERSION}-{fingerprint[:12]}.npz"
     arrays = cached_arrays(path, lambda: _make(fonts))
@@ -134,40 +127,26 @@ def _make(fonts: list[Path]) -> Arrays:
             images = torch.from_numpy(np.stack(references[name]))
             rounds = -(-DRAWINGS // len(images))
             order = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
-            drawings.append(_draw(images[torch.cat(order)[:DRAWINGS]], generator))
+            drawings.append(draw(images[torch.cat(order)[:DRAWINGS]], generator))
         return {"x": torch.stack(drawings).numpy(), "names": np.array(names)}
-
-
-def _font_files() -> list[Path]:
-    import matplotlib
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    files = [folder / name for name in _FONTS]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} has no {', '.join(missing)}; reinstall matplotlib")
-    return files
 
 
 def _reference_images(fonts: list[Path]) -> dict[str, list[np.ndarray]]:
     """Every character by name, `"Alphabet/CHARACTER"`, once from each font that has it."""
     from matplotlib.ft2font import FT2Font
-    from PIL import ImageFont
 
-    known = [set(FT2Font(str(font)).get_charmap()) for font in fonts]
-    pens = [
-        ImageFont.truetype(str(font), 80, layout_engine=ImageFont.Layout.BASIC) for font in fonts
-    ]
+    charmaps = [set(FT2Font(str(file)).get_charmap()) for file in fonts]
+    pens = [open_font(file) for file in fonts]
     references = {}
     for alphabet, ranges in (BACKGROUND | EVALUATION).items():
         for code in _characters(ranges):
-            drawn = [
-                _reference_image(pen, chr(code))
-                for pen, codes in zip(pens, known, strict=True)
+            images = [
+                reference_image(pen, chr(code))
+                for pen, codes in zip(pens, charmaps, strict=True)
                 if code in codes
             ]
-            if drawn:
-                references[f"{alphabet}/{unicodedata.name(chr(code))}"] = drawn
+            if images:
+                references[f"{alphabet}/{unicodedata.name(chr(code))}"] = images
     return references
 
 
@@ -185,29 +164,12 @@ def _characters(ranges: str) -> list[int]:
     return codes
 
 
-def _reference_image(pen, character: str) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """The character in the middle of a canvas `[64, 64]`, its longer side 44, ink 255."""
-    from PIL import Image
-
-    mask = pen.getmask(character, mode="L")
-    image = Image.frombytes("L", mask.size, bytes(mask))
-    image = image.crop(image.getbbox())
-    scale = _BODY / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    canvas = Image.new("L", (_CANVAS, _CANVAS))
-    canvas.paste(
-        image.resize((width, height), Image.Resampling.BILINEAR),
-        ((_CANVAS - width) // 2, (_CANVAS - height) // 2),
-    )
-    return np.asarray(canvas)
-
-
 def _without_look_alikes(references: dict[str, np.ndarray]) -> list[str]:
     """The names of the characters that no earlier one resembles."""
     x = torch.from_numpy(np.stack(list(references.values()))).float().unsqueeze(1)
-    x = _blur(F.avg_pool2d(x, 2), 1.5).flatten(1)
+    x = blur(F.avg_pool2d(x, 2), 1.5).flatten(1)
     x = F.normalize(x - x.mean(1, keepdim=True), dim=1)
-    alike = x @ x.T > _ALIKE
+    alike = x @ x.T > ALIKE
     kept: list[int] = []
     for i in range(len(x)):
         if not alike[i, kept].any():
@@ -216,21 +178,16 @@ def _without_look_alikes(references: dict[str, np.ndarray]) -> list[str]:
     return [names[i] for i in kept]
 
 
-def _draw(images: Tensor, generator: torch.Generator) -> Tensor:
+def draw(images: Tensor, generator: torch.Generator) -> Tensor:
     """One drawing `[n, 28, 28]` uint8 of each reference image `[n, 64, 64]` uint8."""
     n, fine = len(images), 2 * SIZE
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)
 
-    # The affine part takes places in the drawing to places in the image, both in -1..1.
     turn, slant = (spread * torch.randn(n, generator=generator) for spread in (0.14, 0.18))
-    wide, tall = uniform(0.85, 1.35, n), uniform(0.85, 1.25, n)  # above 1 is smaller
-    cos, sin = turn.cos(), turn.sin()
-    rows = [cos * wide, (slant - sin) * wide, sin * tall, (cos + slant * sin) * tall]
-    linear = torch.stack(rows, 1).view(n, 2, 2)
-    shift = uniform(-0.12, 0.12, n, 2, 1)
-    places = F.affine_grid(torch.cat([linear, shift], 2), [n, 1, fine, fine], align_corners=False)
+    wide, tall = uniform(0.85, 1.35, n), uniform(0.85, 1.25, n)
+    places = moved(turn, slant, wide, tall, uniform(-0.12, 0.12, n, 2, 1), fine)
 
     # The elastic part: 4x4 random pulls, smoothly interpolated.
     pulls = 0.09 * torch.randn(n, 2, 4, 4, generator=generator)
@@ -238,16 +195,5 @@ def _draw(images: Tensor, generator: torch.Generator) -> Tensor:
     x = images.unsqueeze(1).float() / 255
     x = F.grid_sample(x, places + bend.permute(0, 2, 3, 1), align_corners=False)
 
-    # The pen: where a blurred stroke is cut off decides how thick it is.
-    cut = uniform(0.15, 0.5, n, 1, 1, 1)
-    x = F.avg_pool2d(((_blur(x, 1.0) - cut) * 4 + 0.5).clamp(0, 1), 2)
+    x = penned(x, uniform(0.15, 0.5, n, 1, 1, 1))
     return (x * 255).round().to(torch.uint8).squeeze(1)
-
-
-def _blur(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of images `[n, 1, H, W]`."""
-    reach = round(3 * sigma)
-    line = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * sigma**2))
-    line = line / line.sum()
-    x = F.conv2d(x, line.view(1, 1, 1, -1), padding=(0, reach))
-    return F.conv2d(x, line.view(1, 1, -1, 1), padding=(reach, 0))

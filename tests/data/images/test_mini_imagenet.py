@@ -4,7 +4,6 @@ import gzip
 import io
 import shutil
 import sys
-import tarfile
 import time
 import zlib
 
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 
 from metanotes.data import DamagedDataError, episodes, mini_imagenet
+from tests.data.damage import flip_a_byte, overwrite, png_that_claims, write_folder, write_tar
 from tests.plainly import needs_data
 
 FULL = {"train": (3, 4), "val": (2, 4), "test": (2, 4)}  # classes, images of each
@@ -22,7 +22,7 @@ FIRST = {"train": 0, "val": 3, "test": 5}  # the number of a split's first class
 
 
 def module():
-    return sys.modules["metanotes.data.mini_imagenet"]
+    return sys.modules["metanotes.data.images.mini_imagenet"]
 
 
 def photograph(name, width=84, height=84):
@@ -56,24 +56,6 @@ def subset_files():
     return files
 
 
-def write_archive(path, files, links=()):
-    with tarfile.open(path, "w:gz") as tar:
-        for name, contents in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(contents)
-            tar.addfile(member, io.BytesIO(contents))
-        for name, target in links:
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, target
-            tar.addfile(member)
-
-
-def write_folder(folder, files):
-    for name, contents in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(contents)
-
-
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """An empty `mini-imagenet/`, and a cache folder of its own."""
@@ -89,7 +71,7 @@ def folder(monkeypatch, tmp_path):
 @pytest.fixture
 def archive(folder):
     path = folder / "mini-imagenet-subset.tar.gz"
-    write_archive(path, subset_files())
+    write_tar(path, subset_files())
     return path
 
 
@@ -204,8 +186,8 @@ def test_missing_data_names_the_folder_and_what_to_put_there(folder):
     ("settings", "message"),
     [
         ({"split": "validation"}, "split='validation' is unknown; use one of train, val, test"),
-        ({"size": 0}, "size=0 is not a count"),
-        ({"size": 84.0}, r"size=84\.0 is not a count"),
+        ({"size": 0}, "size=0 must be a whole number of at least 1"),
+        ({"size": 84.0}, r"size=84\.0 must be a whole number of at least 1"),
     ],
 )
 def test_bad_settings_are_refused(folder, settings, message):
@@ -225,22 +207,12 @@ def lose_the_checksum(path):
     path.write_bytes(path.read_bytes()[:-4])
 
 
-def flip_a_byte(path):
-    contents = bytearray(path.read_bytes())
-    contents[len(contents) // 2] ^= 0xFF
-    path.write_bytes(contents)
-
-
 def spoil_the_first_block(path):
     """Its kind, one of three, becomes the fourth, which there is not."""
     contents = bytearray(path.read_bytes())
     start = 10 + contents[10:].index(0) + 1  # after the header and the name in it
     contents[start] |= 0b110
     path.write_bytes(contents)
-
-
-def overwrite(path):
-    path.write_bytes(b"<html>404</html>")
 
 
 def zip_something_else(path):
@@ -277,30 +249,30 @@ def test_a_damaged_archive_is_refused(archive, damage, tmp_path):
     ],
 )
 def test_an_archive_with_paths_that_leave_its_folder_is_refused(archive, path, tmp_path):
-    write_archive(archive, subset_files() | {path: b"escaped"})
+    write_tar(archive, subset_files() | {path: b"escaped"})
     with pytest.raises(DamagedDataError, match="has a path that leaves its folder"):
         mini_imagenet("train")
     assert not list(tmp_path.rglob("escaped*"))
 
 
 def test_an_archive_with_links_is_refused(archive):
-    write_archive(archive, subset_files(), links=[("train/n00/x.jpg", "/etc/hostname")])
-    with pytest.raises(DamagedDataError, match=r"or a link, 'train/n00/x\.jpg'"):
+    write_tar(archive, subset_files(), links=[("train/n00/x.jpg", "/etc/hostname")])
+    with pytest.raises(DamagedDataError, match=r"has a link, 'train/n00/x\.jpg'"):
         mini_imagenet("train")
 
 
 def test_an_archive_in_which_files_are_missing_is_refused(archive):
     files = subset_files()
-    write_archive(archive, {k: v for k, v in files.items() if "n00" not in k})
+    write_tar(archive, {k: v for k, v in files.items() if "n00" not in k})
     with pytest.raises(DamagedDataError, match=r"train/n00/n000000\.jpg, .*1\.jpg not there"):
         mini_imagenet("train")
-    write_archive(archive, {k: v for k, v in files.items() if "splits" not in k})
+    write_tar(archive, {k: v for k, v in files.items() if "splits" not in k})
     with pytest.raises(DamagedDataError, match=r"splits/subset_train\.csv not there"):
         mini_imagenet("train")
 
 
 def test_paths_may_begin_with_a_dot(archive):
-    write_archive(archive, {f"./{path}": contents for path, contents in subset_files().items()})
+    write_tar(archive, {f"./{path}": contents for path, contents in subset_files().items()})
     assert len(mini_imagenet("train").x) == 6
 
 
@@ -423,3 +395,41 @@ def test_real_splits_are_whole_and_quick_to_read(split, classes, subset):
 def test_real_splits_share_no_class():
     names = [name for split in FULL for name in mini_imagenet(split, size=42).names]
     assert len(names) == len(set(names)) == 100
+
+
+@pytest.mark.parametrize("source", ["archive", "unpacked"])
+def test_an_image_that_claims_to_be_huge_is_named(folder, source):
+    files = subset_files() | {"train/n01/n010001.jpg": png_that_claims(60_000, 60_000)}
+    if source == "archive":
+        write_tar(folder / "mini-imagenet-subset.tar.gz", files)
+    else:
+        write_folder(folder, files)
+    with pytest.raises(DamagedDataError, match=r"train/n01/n010001\.jpg cannot be read"):
+        mini_imagenet("train")
+
+
+@pytest.mark.parametrize("instead", ["folder", "link to nothing"])
+def test_what_is_no_file_is_missing(unpacked, instead):
+    path = unpacked / "train/n01/n010001.jpg"
+    path.unlink()
+    if instead == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(unpacked / "nowhere.jpg")
+    with pytest.raises(DamagedDataError, match=r"train/n01/n010001\.jpg not there"):
+        mini_imagenet("train")
+
+
+def test_half_files_and_other_folders_do_not_matter(unpacked, tmp_path):
+    expected = mini_imagenet("train").x
+    (unpacked / "train/n01/dir.jpg").mkdir()
+    (unpacked / "train/n01/.n010001.jpg.123-0123abcd.part").write_bytes(b"half")
+    (tmp_path / "cache/mini-imagenet/.train.npz.123-0123abcd.part").write_bytes(b"half")
+    assert torch.equal(mini_imagenet("train").x, expected)
+
+
+def test_a_tar_bomb_is_named(archive, monkeypatch):
+    monkeypatch.setattr(module(), "LARGEST", 1_000_000)
+    write_tar(archive, subset_files() | {"train/n01/more.jpg": bytes(10_000_000)})
+    with pytest.raises(DamagedDataError, match=r"tar\.gz is damaged \(unpacked it has more than"):
+        mini_imagenet("train")

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metanotes.data.glyphs import _blur, _font_files, _reference_image
-from metanotes.data.images import Images
-from metanotes.data.sampler import check_positive
+from metanotes._ground import checks
+from metanotes.data.images.drawing import font_files, moved, open_font, penned, reference_image
+from metanotes.data.images.images import Images
 
-_LEAST = 8  # pixels: below this the digits cannot be read
-_CHUNK = 2000  # images drawn at a time
+LEAST = 8  # pixels: below this the digits cannot be read
+CHUNK = 2000  # images drawn at a time
 
 
 def printed_digits(
@@ -47,7 +47,7 @@ def printed_digits(
         `"0"` to `"9"`.
 
     Raises:
-        ValueError: `n` is not positive, or `size` is below 8.
+        ValueError: `n` is not positive, `size` is below 8, or `seed` is no whole number.
         FileNotFoundError: matplotlib lacks one of its font files.
 
     Source: the task after the synthetic digits of Ganin and Lempitsky, "Unsupervised Domain
@@ -59,9 +59,10 @@ def printed_digits(
     >>> images.y[:12].tolist()
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
     """
-    check_positive(n=n, size=size)
-    if size < _LEAST:
-        raise ValueError(f"size={size} is too small to read a digit; use {_LEAST} or more")
+    checks.counts(n=n, size=size)
+    if size < LEAST:
+        raise ValueError(f"size={size} is too small to read a digit; use {LEAST} or more")
+    seed = checks.seed(seed)
     with torch.device("cpu"):  # whatever the reader's default device
         generator = torch.Generator("cpu").manual_seed(seed)
         references = _references()
@@ -70,7 +71,7 @@ def printed_digits(
         x = torch.cat(
             [
                 _draw(references[font, digit], size, generator, ground)
-                for font, digit in zip(fonts.split(_CHUNK), y.split(_CHUNK), strict=True)
+                for font, digit in zip(fonts.split(CHUNK), y.split(CHUNK), strict=True)
             ]
         )
     return Images(x, y, tuple("0123456789"))
@@ -78,13 +79,8 @@ def printed_digits(
 
 def _references() -> Tensor:
     """Every digit in every font, `[fonts, 10, 64, 64]` uint8."""
-    from PIL import ImageFont
-
-    pens = [
-        ImageFont.truetype(str(font), 80, layout_engine=ImageFont.Layout.BASIC)
-        for font in _font_files()
-    ]
-    images = [[_reference_image(pen, digit) for digit in "0123456789"] for pen in pens]
+    pens = [open_font(file) for file in font_files()]
+    images = [[reference_image(pen, digit) for digit in "0123456789"] for pen in pens]
     return torch.from_numpy(np.array(images))
 
 
@@ -95,17 +91,11 @@ def _draw(images: Tensor, size: int, generator: torch.Generator, busy: bool) -> 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape or (n, 1, 1, 1), generator=generator)
 
-    # The affine part takes places in the picture to places in the reference, both in -1..1.
     turn, slant = uniform(-0.15, 0.15, n), uniform(-0.15, 0.35, n)
-    wide, tall = uniform(0.7, 1.1, n), uniform(0.7, 1.0, n)  # above 1 is smaller
-    cos, sin = turn.cos(), turn.sin()
-    rows = [cos * wide, (slant - sin) * wide, sin * tall, (cos + slant * sin) * tall]
-    linear = torch.stack(rows, 1).view(n, 2, 2)
-    shift = uniform(-0.15, 0.15, n, 2, 1)
-    places = F.affine_grid(torch.cat([linear, shift], 2), [n, 1, fine, fine], align_corners=False)
+    wide, tall = uniform(0.7, 1.1, n), uniform(0.7, 1.0, n)
+    places = moved(turn, slant, wide, tall, uniform(-0.15, 0.15, n, 2, 1), fine)
     ink = F.grid_sample(images.unsqueeze(1).float() / 255, places, align_corners=False)
-    cut = uniform(0.15, 0.6)  # where a blurred stroke is cut off decides how thick it is
-    ink = F.avg_pool2d(((_blur(ink, 1.0) - cut) * 4 + 0.5).clamp(0, 1), 2)
+    ink = penned(ink, uniform(0.15, 0.6))
     if not busy:
         return (ink * 255).round().to(torch.uint8)
 

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from metanotes.data import DamagedDataError, data_folder, gtsrb, svhn
-from metanotes.data._torchvision import import_torchvision
+from metanotes.data.images import with_torchvision
+from metanotes.data.images.with_torchvision import import_torchvision
+from tests.data.damage import empty, flip_a_byte, overwrite, truncate
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None or importlib.util.find_spec("scipy") is None,
@@ -22,7 +24,7 @@ SIGNS = {"train": (90, 100), "test": (50,)}
 
 
 def module():
-    return sys.modules["metanotes.data.street"]
+    return sys.modules["metanotes.data.images.street"]
 
 
 def house_numbers(split):
@@ -135,11 +137,11 @@ def test_a_second_call_decodes_nothing(folder, monkeypatch):
     home = write_gtsrb(folder)
     first = gtsrb("train")
 
-    def never(data, size):
+    def never(*_):
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module(), "_resized", never)
+        patched.setattr(module(), "decode", never)
         again = gtsrb("train")
     assert torch.equal(again.x, first.x)
     assert torch.equal(again.y, first.y)
@@ -181,31 +183,13 @@ def test_missing_data_names_the_folder_and_the_call(folder, read, split):
     ("settings", "message"),
     [
         ({"split": "extra"}, "split='extra' is unknown; use train or test"),
-        ({"size": 0}, "size=0 is not a count"),
-        ({"size": 32.0}, r"size=32\.0 is not a count"),
+        ({"size": 0}, "size=0 must be a whole number of at least 1"),
+        ({"size": 32.0}, r"size=32\.0 must be a whole number of at least 1"),
     ],
 )
 def test_bad_settings_are_refused(read, settings, message):
     with pytest.raises(ValueError, match=message):
         read(**settings)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def overwrite(path):
-    path.write_bytes(b"<html>404</html>")
-
-
-def flip_a_byte(path):
-    contents = bytearray(path.read_bytes())
-    contents[len(contents) // 2] ^= 1
-    path.write_bytes(contents)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty, overwrite])
@@ -219,13 +203,14 @@ def test_a_damaged_file_of_svhn_is_refused(folder, monkeypatch, damage):
         assert part in str(caught.value)
 
 
-# torchvision leaves a file open that it fails to read.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [truncate, empty, overwrite])
 def test_a_damaged_sign_is_refused(folder, tmp_path, damage):
     home = write_gtsrb(folder)
     damage(home / "Training" / "00007" / "00000_00000.ppm")
-    with pytest.raises(DamagedDataError, match=r"gtsrb in .* is damaged .*; delete Training, and"):
+    with pytest.raises(
+        DamagedDataError,
+        match=r"00007/00000_00000\.ppm cannot be read .*; delete Training, and gtsrb",
+    ):
         gtsrb("train")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert len(gtsrb("test").x) == 50
@@ -279,7 +264,8 @@ def test_a_cache_folder_that_cannot_be_written_is_not_taken_for_damage(
 
 def fake_torchvision(monkeypatch, **datasets):
     fake = types.SimpleNamespace(datasets=types.SimpleNamespace(**datasets))
-    monkeypatch.setattr(module(), "import_torchvision", lambda: fake)
+    for place in (module(), with_torchvision):
+        monkeypatch.setattr(place, "import_torchvision", lambda: fake)
 
 
 def test_download_fetches_only_what_is_missing(folder, monkeypatch):
@@ -296,17 +282,14 @@ def test_download_fetches_only_what_is_missing(folder, monkeypatch):
     for _ in range(2):
         assert len(svhn("test", download=True).x) == 12
     root = str(folder / "svhn")
-    assert calls == [(root, "test", True), (root, "test", False)]
+    assert calls == [(root, "test", True), (root, "test", False), (root, "test", False)]
 
 
 def test_gtsrb_is_downloaded_to_where_it_is_read(folder, monkeypatch):
-    real = import_torchvision().datasets.GTSRB
 
     def fetch(root, split, download):
-        assert root == str(folder)
-        if download:
-            write_gtsrb(folder)
-        return real(root, split=split)
+        assert (root, download) == (str(folder), True)
+        write_gtsrb(folder)
 
     fake_torchvision(monkeypatch, GTSRB=fetch)
     assert len(gtsrb("train", download=True).x) == 90
@@ -348,3 +331,53 @@ def test_real_splits_have_their_published_sizes(read, split, counts):
     images = read(split)
     assert len(images.x) in counts
     assert images.y.bincount().min() > 0
+
+
+def test_folders_links_to_nothing_and_half_files_do_not_matter(folder):
+    home = write_gtsrb(folder)
+    expected = {split: gtsrb(split).x for split in SIGNS}
+    for place in (home / "Training" / "00007", home / "Final_Test" / "Images"):
+        (place / "dir.ppm").mkdir()
+        (place / "dangling.ppm").symlink_to(place / "nowhere.ppm")
+        (place / ".00000.ppm.123-0123abcd.part").write_bytes(b"half")
+    for split in SIGNS:
+        assert torch.equal(gtsrb(split).x, expected[split])
+
+
+def test_a_sign_that_claims_to_be_huge_is_named(folder):
+    home = write_gtsrb(folder)
+    path = home / "Training" / "00007" / "00000_00000.ppm"
+    path.write_bytes(b"P6 60000 60000 255\n" + bytes(1000))
+    with pytest.raises(DamagedDataError, match=r"00007/00000_00000\.ppm cannot be read .*pixels"):
+        gtsrb("train")
+
+
+def test_a_list_that_leaves_the_folder_is_refused(folder):
+    write_gtsrb(folder)
+    path = folder / "gtsrb" / "GT-final_test.csv"
+    path.write_text(path.read_text().replace("00031.ppm", "../../other.ppm"))
+    with pytest.raises(DamagedDataError, match="a name in its list leaves the folder"):
+        gtsrb("test")
+
+
+def test_torchvision_is_asked_for_nothing_that_is_there(folder, monkeypatch):
+    def never():
+        raise AssertionError("imported")
+
+    write_gtsrb(folder)
+    for place in (module(), with_torchvision):
+        monkeypatch.setattr(place, "import_torchvision", never)
+    assert len(gtsrb("train").x) == 90
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="needs torchvision")
+@pytest.mark.parametrize("split", SIGNS)
+def test_the_signs_are_those_that_torchvision_reads(folder, split):
+    write_gtsrb(folder)
+    theirs = import_torchvision().datasets.GTSRB(str(folder), split=split)
+    ours = gtsrb(split, size=24)
+    assert len(ours.x) == len(theirs)
+    for x, y, (picture, label) in zip(ours.x, ours.y.tolist(), theirs, strict=False):
+        assert y == label
+        expected = np.asarray(picture.resize((24, 24), Image.LANCZOS))
+        assert np.array_equal(x.permute(1, 2, 0).numpy(), expected)

@@ -1,30 +1,34 @@
 """Pictures of the street: house numbers and traffic signs, the targets of two adaptations.
 
 Digits that a computer drew are adapted to the house numbers of SVHN, and signs that it drew to the
-traffic signs of GTSRB. Both are read through torchvision.
+traffic signs of GTSRB. torchvision downloads both.
 """
 
 from __future__ import annotations
 
-import hashlib
+import csv
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from metanotes.data._torchvision import import_torchvision
-from metanotes.data.folders import (
-    Arrays,
-    DamagedDataError,
-    cache_folder,
-    cached_arrays,
-    data_folder,
+from metanotes._ground import checks
+from metanotes.data.files.archives import Arrays, leaves_its_folder
+from metanotes.data.files.cache import array_file, cached_arrays
+from metanotes.data.files.folders import data_folder
+from metanotes.data.files.pictures import decode, square
+from metanotes.data.images.images import Images
+from metanotes.data.images.with_torchvision import (
+    fetched_anew,
+    import_torchvision,
+    read_or_fetch,
 )
-from metanotes.data.images import Images
-from metanotes.data.sampler import check_positive
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 VERSION = 1  # of the array files; any change to how they are made raises it
 SVHN_SIZE = 32
@@ -81,17 +85,33 @@ def svhn(
     """
     _check(split, size)
     folder = data_folder(root) / "svhn"
-    file = folder / f"{split}_32x32.mat"
 
-    def read(datasets: Any, fetch: bool) -> Arrays:
-        data = datasets.SVHN(str(folder), split=split, download=fetch)
+    def open_set(datasets: Any, download: bool) -> Any:
+        return datasets.SVHN(str(folder), split=split, download=download)
+
+    def read() -> Arrays:
+        from PIL import Image
+
+        try:
+            data = open_set(import_torchvision().datasets, download=False)
+        except ModuleNotFoundError as error:
+            raise ImportError("this needs scipy: pip install scipy") from error
         if size == SVHN_SIZE:
             return {"x": np.ascontiguousarray(data.data), "y": data.labels}
-        return _resized(data, size)
+        pictures = (Image.fromarray(image.transpose(1, 2, 0)) for image in data.data)
+        return {"x": _squares(pictures, len(data.data), size), "y": data.labels}
 
-    made = _read("svhn", folder, [file], download, read)
+    arrays = read_or_fetch(
+        "svhn",
+        "svhn(download=True)",
+        folder,
+        [folder / f"{split}_32x32.mat"],
+        download=download,
+        fetch=lambda datasets: open_set(datasets, download=True),
+        read=read,
+    )
     names = tuple("0123456789")
-    return Images(torch.from_numpy(made["x"]), torch.from_numpy(made["y"]), names)
+    return Images(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]), names)
 
 
 def gtsrb(
@@ -127,9 +147,9 @@ def gtsrb(
     Raises:
         ValueError: there is no such split, or `size` is not positive.
         FileNotFoundError: the data is not there.
-        DamagedDataError: the data is half-unpacked, or an image or the list cannot be read. It is
-            a ValueError.
-        ImportError: torchvision is not installed.
+        DamagedDataError: the data is half-unpacked, an image or the list cannot be read, or an
+            image has more than 100 million pixels. It is a ValueError.
+        ImportError: torchvision is not installed, and something is to be fetched.
         OSError: the download failed.
         PermissionError: the cache folder cannot be written to.
 
@@ -143,78 +163,73 @@ def gtsrb(
     home = data_folder(root) / "gtsrb"
     folder = home / "GTSRB" / ("Training" if split == "train" else "Final_Test")
     files = [folder] if split == "train" else [folder, home / "GT-final_test.csv"]
+    call = "gtsrb(download=True)"
 
-    def read(datasets: Any, fetch: bool) -> Arrays:
-        data = datasets.GTSRB(str(home.parent), split=split, download=fetch)
-        fingerprint = hashlib.sha256(str(folder.resolve()).encode())
-        for path in [*files[1:], *sorted(folder.rglob("*.ppm"))]:
-            state = path.stat()
-            fingerprint.update(f"{path.name} {state.st_size} {state.st_mtime_ns}".encode())
-        name = f"{split}-{size}-v{VERSION}-{fingerprint.hexdigest()[:12]}.npz"
-        return cached_arrays(cache_folder() / "gtsrb" / name, lambda: make(data))
+    def read() -> Arrays:
+        images = [path for path in folder.rglob("*.ppm") if path.is_file()]
+        paths = sorted(path.relative_to(home).as_posix() for path in images)
+        listing = [path.relative_to(home).as_posix() for path in files[1:]]
+        name = f"{split}-{size}-v{VERSION}"
+        return cached_arrays(array_file("gtsrb", name, home, [*listing, *paths]), make)
 
-    def make(data: Any) -> Arrays:
-        classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        if split == "train" and classes != [f"{k:05}" for k in range(len(SIGNS))]:
-            raise ValueError(f"its folders are not 00000 to {len(SIGNS) - 1:05}")
-        if len(data) not in GTSRB[split]:
-            raise ValueError(f"it has {len(data)} images and not {GTSRB[split][0]}")
-        arrays = _resized(data, size)
-        if arrays["y"].min() < 0 or arrays["y"].max() >= len(SIGNS):
+    def make() -> Arrays:
+        labels = _listed_signs(folder, files[1]) if split == "test" else _sorted_signs(folder)
+        if len(labels) not in GTSRB[split]:
+            raise ValueError(f"it has {len(labels)} images and not {GTSRB[split][0]}")
+        y = np.array(list(labels.values()), np.int64)
+        if y.min() < 0 or y.max() >= len(SIGNS):
             raise ValueError("a label is no sign")
-        return arrays
+        remedy = fetched_anew(files, call)
+        pictures = (decode(path.read_bytes(), str(path), remedy).convert("RGB") for path in labels)
+        return {"x": _squares(pictures, len(y), size), "y": y}
 
-    made = _read("gtsrb", home, files, download, read)
-    return Images(torch.from_numpy(made["x"]), torch.from_numpy(made["y"]), SIGNS)
+    arrays = read_or_fetch(
+        "gtsrb",
+        call,
+        home,
+        files,
+        download=download,
+        fetch=lambda datasets: datasets.GTSRB(str(home.parent), split=split, download=True),
+        read=read,
+    )
+    return Images(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]), SIGNS)
+
+
+def _sorted_signs(folder: Path) -> dict[Path, int]:
+    """The images of the train split with their labels, which are the names of their folders."""
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if classes != [f"{k:05}" for k in range(len(SIGNS))]:
+        raise ValueError(f"its folders are not 00000 to {len(SIGNS) - 1:05}")
+    return {
+        path: int(name)
+        for name in classes
+        for path in sorted((folder / name).rglob("*.ppm"))
+        if path.is_file()
+    }
+
+
+def _listed_signs(folder: Path, listing: Path) -> dict[Path, int]:
+    """The images of the test split with their labels, in the order of its list."""
+    with open(listing, newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file, delimiter=";", skipinitialspace=True)
+        labels = {folder / "Images" / row["Filename"]: int(row["ClassId"]) for row in rows}
+    if any(leaves_its_folder(path.relative_to(folder).as_posix()) for path in labels):
+        raise ValueError("a name in its list leaves the folder")
+    missing = [path.name for path in labels if not path.is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]} is not there")
+    return labels
 
 
 def _check(split: str, size: int) -> None:
     if split not in ("train", "test"):
         raise ValueError(f"split={split!r} is unknown; use train or test")
-    check_positive(size=size)
+    checks.count("size", size)
 
 
-def _read(
-    name: str,
-    folder: Path,
-    files: list[Path],
-    download: bool,
-    read: Callable[[Any, bool], Arrays],
-) -> Arrays:
-    """What `read(torchvision.datasets, whether to fetch)` returns; its errors say what would do."""
-    missing = any(not file.exists() for file in files)
-    if missing and not download:
-        raise FileNotFoundError(
-            f"{name} is not in {folder}: {name}(download=True) fetches it, or set the environment "
-            f"variable METANOTES_DATA to the folder that holds {name}"
-        )
-    datasets = import_torchvision().datasets
-    try:
-        return read(datasets, missing)
-    except PermissionError:  # the cache folder's
-        raise
-    except ImportError as error:
-        raise ImportError("this needs scipy: pip install scipy") from error
-    except Exception as error:  # whatever a damaged file leads its reader to
-        if any(not file.exists() for file in files):
-            raise OSError(
-                f"{name} could not be downloaded to {folder} ({error}); set the environment "
-                f"variable METANOTES_DATA to a folder that holds {name}"
-            ) from error
-        raise DamagedDataError(
-            f"{name} in {folder} is damaged ({error}); delete "
-            f"{' and '.join(file.name for file in files)}, and {name}(download=True) fetches it "
-            "anew"
-        ) from error
-
-
-def _resized(data: Any, size: int) -> Arrays:
-    """A data set of torchvision, (PIL image, label) by index: x `[n, 3, size, size]`, y `[n]`."""
-    from PIL import Image
-
-    x = np.empty((len(data), 3, size, size), np.uint8)
-    y = np.empty(len(data), np.int64)
-    for row in range(len(data)):
-        image, y[row] = data[row]
-        x[row] = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
-    return {"x": x, "y": y}
+def _squares(pictures: Iterable[Image], n: int, size: int) -> np.ndarray:
+    """Colour pictures as one array, `[n, 3, size, size]` uint8."""
+    x = np.empty((n, 3, size, size), np.uint8)
+    for row, picture in enumerate(pictures):
+        x[row] = square(picture, size)
+    return x

@@ -6,29 +6,24 @@ Published figures use three different splits of it, and are not comparable acros
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import random
-import zipfile
 import zlib
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from metanotes.data._omniglot_contents import CONTENTS
-from metanotes.data._torchvision import import_torchvision
-from metanotes.data.folders import (
-    Arrays,
-    DamagedDataError,
-    cache_folder,
-    cached_arrays,
-    data_folder,
-)
-from metanotes.data.images import Images
+from metanotes.data.files.archives import Arrays, read_zip
+from metanotes.data.files.cache import array_file, cached_arrays
+from metanotes.data.files.damage import DamagedDataError, first_few
+from metanotes.data.files.folders import data_folder
+from metanotes.data.files.pictures import decode, square
+from metanotes.data.images.images import Images
+from metanotes.data.images.omniglot_contents import CONTENTS
+from metanotes.data.images.with_torchvision import import_torchvision
 
 PROTOCOLS = {
     "alphabets": ("background", "evaluation"),
@@ -37,7 +32,8 @@ PROTOCOLS = {
 }
 VERSION = 1  # of the array files; any change to how they are made raises it
 DRAWINGS = 20
-_MEND = "omniglot(..., download=True) fetches it anew"
+LARGEST = 2**27  # bytes of an archive, unpacked: many times what it has
+REMEDY = "omniglot(..., download=True) fetches it anew"
 
 
 def omniglot(
@@ -155,71 +151,51 @@ def _load(folder: Path, archive: str, download: bool) -> Arrays:
 
 def _load_present(folder: Path, archive: str) -> Arrays:
     packed, unpacked = folder / f"{archive}.zip", folder / archive
-    if packed.is_file():
-        source, fingerprint = packed, hashlib.sha256(packed.read_bytes())
-    elif unpacked.is_dir():
-        source, fingerprint = unpacked, hashlib.sha256(str(unpacked.resolve()).encode())
-        for file in sorted(unpacked.rglob("*.png")):
-            state = file.stat()
-            fingerprint.update(f"{file} {state.st_size} {state.st_mtime_ns}".encode())
-    else:
+    if not (packed.is_file() or unpacked.is_dir()):
         raise FileNotFoundError(
             f"Omniglot is not in {folder}: neither {packed.name} nor the folder {archive} is "
             "there; omniglot(..., download=True) fetches it, or set the environment variable "
             "METANOTES_DATA to the folder that holds omniglot-py"
         )
-    name = f"{archive}-v{VERSION}-{fingerprint.hexdigest()[:12]}.npz"
-    return cached_arrays(cache_folder() / "omniglot" / name, lambda: _make(source, archive))
+    source = packed if packed.is_file() else unpacked
+    paths = [] if source == packed else _drawings(source)
+    file = array_file("omniglot", f"{archive}-v{VERSION}", source, paths)
+    return cached_arrays(file, lambda: _make(source, archive))
+
+
+def _drawings(folder: Path) -> list[str]:
+    """The paths of the drawings in a folder, sorted."""
+    files = [path for path in folder.rglob("*.png") if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def _make(source: Path, archive: str) -> Arrays:
     """Check and shrink every drawing: x `[classes, 20, 28, 28]`, names `[classes]`."""
-    files = _read_zip(source, archive) if source.suffix == ".zip" else _read_folder(source)
-    _check_complete(source, archive, files)
+    if source.is_dir():
+        files = {path: (source / path).read_bytes() for path in _drawings(source)}
+    else:
+        files = read_zip(source, REMEDY, prefix=f"{archive}/", ending=".png", limit=LARGEST)
+    _check_drawings(source, archive, files)
     x, sums = [], dict.fromkeys(CONTENTS[archive], 0)
     for name in sorted(files):
-        ink, small = _decode(source, name, files[name])
+        drawing = decode(files[name], f"{source}: {name}", REMEDY)
+        bits = np.packbits(np.asarray(drawing.convert("1"))).tobytes()
         alphabet = name.split("/")[0]
-        sums[alphabet] = zlib.crc32(ink, sums[alphabet])
-        x.append(small)
+        sums[alphabet] = zlib.crc32(bits, sums[alphabet])
+        x.append(square(drawing.convert("L").point(lambda value: 255 - value), 28))
     altered = [name for name, (_, crc) in CONTENTS[archive].items() if sums[name] != crc]
     if altered:
-        raise DamagedDataError(f"{source} is altered: drawings of {', '.join(altered)}; {_MEND}")
+        raise DamagedDataError(f"{source} is altered: drawings of {', '.join(altered)}; {REMEDY}")
     names = sorted({name.rsplit("/", 1)[0] for name in files})
     return {"x": np.stack(x).reshape(len(names), DRAWINGS, 28, 28), "names": np.array(names)}
 
 
-def _read_zip(path: Path, archive: str) -> dict[str, bytes]:
-    """The drawings in a zip, by `"Alphabet/characterNN/file.png"`; nothing is written to disk."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            for name in file.namelist():
-                parts = PurePosixPath(name.replace("\\", "/"))
-                if parts.is_absolute() or ".." in parts.parts or ":" in name:
-                    raise DamagedDataError(
-                        f"{path} has a path that leaves its folder, {name!r}: do not use or unpack "
-                        f"it; {_MEND}"
-                    )
-            prefix = f"{archive}/"
-            return {
-                name.removeprefix(prefix): file.read(name)
-                for name in file.namelist()
-                if name.startswith(prefix) and name.endswith(".png")
-            }
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DamagedDataError(f"{path} is damaged ({error}); {_MEND}") from error
-
-
-def _read_folder(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*.png")}
-
-
-def _check_complete(source: Path, archive: str, files: dict[str, bytes]) -> None:
+def _check_drawings(source: Path, archive: str, files: dict[str, bytes]) -> None:
     """Refuse a copy in which a character or a drawing is missing or is too many."""
-    found = Counter(name.rsplit("/", 1)[0] for name in files)
+    drawings = Counter(name.rsplit("/", 1)[0] for name in files)
     wrong = []
     for characters in _characters(archive):
-        counts = {name: found.pop(name, 0) for name in characters}
+        counts = {name: drawings.pop(name, 0) for name in characters}
         if not any(counts.values()):
             wrong.append(f"the alphabet {characters[0].split('/')[0]} is missing")
             continue
@@ -228,20 +204,6 @@ def _check_complete(source: Path, archive: str, files: dict[str, bytes]) -> None
             for name, count in counts.items()
             if count != DRAWINGS
         ]
-    wrong += [f"{name} does not belong there" for name in found]
+    wrong += [f"{name} does not belong there" for name in drawings]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DamagedDataError(f"{source} is not whole: {', '.join(wrong[:3])}{more}; {_MEND}")
-
-
-def _decode(source: Path, name: str, contents: bytes) -> tuple[bytes, np.ndarray]:
-    """A drawing's pixels as packed bits, and its 28x28 image with ink 255."""
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(contents))
-        bits = np.packbits(np.asarray(image.convert("1"))).tobytes()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedDataError(f"{source}: {name} cannot be read ({error}); {_MEND}") from error
-    inverted = image.convert("L").point(lambda value: 255 - value)
-    return bits, np.asarray(inverted.resize((28, 28), Image.Resampling.LANCZOS))
+        raise DamagedDataError(f"{source} is not whole: {first_few(wrong)}; {REMEDY}")

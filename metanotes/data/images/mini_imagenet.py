@@ -7,12 +7,8 @@ The whole set has 600 images a class; the subset has fewer, and a result on it s
 from __future__ import annotations
 
 import csv
-import gzip
-import hashlib
 import io
 import os
-import tarfile
-import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,25 +16,24 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from metanotes.data.folders import (
-    Arrays,
-    DamagedDataError,
-    cache_folder,
-    cached_arrays,
-    data_folder,
-)
-from metanotes.data.images import Images
-from metanotes.data.sampler import check_positive
+from metanotes._ground import checks
+from metanotes.data.files.archives import Arrays, leaves_its_folder, read_tar
+from metanotes.data.files.cache import array_file, cached_arrays
+from metanotes.data.files.damage import DamagedDataError, check_complete
+from metanotes.data.files.folders import data_folder
+from metanotes.data.files.pictures import decode, square
+from metanotes.data.images.images import Images
 
 # The classes of a split, and the images of each class.
 FULL = {"train": (64, 600), "val": (16, 600), "test": (20, 600)}
 SUBSET = {"train": (64, 150), "val": (16, 120), "test": (20, 150)}
 ARCHIVE = "mini-imagenet-subset.tar.gz"
+LARGEST = 2**29  # bytes of the archive, unpacked: several times what it has
 VERSION = 1  # of the array files; any change to how they are made raises it
-_MEND = "put a whole copy there by hand"
+REMEDY = "put a whole copy there by hand"
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where a split's list (of `filename,label`) and its images lie, and how many there are."""
 
     listing: str
@@ -93,30 +88,23 @@ def mini_imagenet(
     """
     if split not in FULL:
         raise ValueError(f"split={split!r} is unknown; use one of {', '.join(FULL)}")
-    check_positive(size=size)
+    checks.count("size", size)
     source, layout = _find(data_folder(root) / "mini-imagenet", split)
-    if source.is_file():
-        fingerprint = hashlib.sha256(source.read_bytes())
-    else:
-        listing = (source / layout.listing).read_bytes()
-        fingerprint = hashlib.sha256(str(source.resolve()).encode() + listing)
-        paths = _listed(source, layout, listing)
-        _check_complete(source, [path for path in paths if not (source / path).is_file()])
-        for path in paths:
-            state = (source / path).stat()
-            fingerprint.update(f"{path} {state.st_size} {state.st_mtime_ns}".encode())
-    file = f"{split}-{size}-v{VERSION}-{fingerprint.hexdigest()[:12]}.npz"
-    made = cached_arrays(
-        cache_folder() / "mini-imagenet" / file, lambda: _make(source, layout, size)
-    )
-    names = tuple(str(name) for name in made["names"])
-    return Images(torch.from_numpy(made["x"]), torch.from_numpy(made["y"]), names)
+    paths: list[str] = []
+    if source.is_dir():
+        paths = list(_listed(source, layout, (source / layout.listing).read_bytes()))
+        check_complete(source, [path for path in paths if not (source / path).is_file()], REMEDY)
+        paths.append(layout.listing)
+    file = array_file("mini-imagenet", f"{split}-{size}-v{VERSION}", source, paths)
+    arrays = cached_arrays(file, lambda: _make(source, layout, size))
+    names = tuple(str(name) for name in arrays["names"])
+    return Images(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]), names)
 
 
-def _find(folder: Path, split: str) -> tuple[Path, _Layout]:
+def _find(folder: Path, split: str) -> tuple[Path, Layout]:
     """The folder or archive to read, and how things lie in it."""
-    full = _Layout(f"{split}.csv", "images/{filename}", FULL[split])
-    subset = _Layout(f"splits/subset_{split}.csv", split + "/{label}/{filename}", SUBSET[split])
+    full = Layout(f"{split}.csv", "images/{filename}", FULL[split])
+    subset = Layout(f"splits/subset_{split}.csv", split + "/{label}/{filename}", SUBSET[split])
     # Half of the whole set is an error: the subset never stands in for it in silence.
     whole = (folder / "images").is_dir() or (folder / full.listing).is_file()
     layout = full if whole else subset
@@ -133,81 +121,37 @@ def _find(folder: Path, split: str) -> tuple[Path, _Layout]:
     return folder, layout
 
 
-def _listed(source: Path, layout: _Layout, listing: bytes) -> dict[str, str]:
+def _listed(source: Path, layout: Layout, listing: bytes) -> dict[str, str]:
     """Path -> class of every image of the list, sorted by class and then by file name."""
     try:
         rows = csv.DictReader(io.StringIO(listing.decode("utf-8-sig")))
-        found = sorted({(row["label"], row["filename"]) for row in rows})
-        if any("/" in text or _unsafe(text) for row in found for text in row):
+        images = sorted({(row["label"], row["filename"]) for row in rows})
+        if any("/" in text or leaves_its_folder(text) for row in images for text in row):
             raise ValueError("a name in it leaves the folder")
         classes, each = layout.counts
-        counts = Counter(label for label, _ in found)
+        counts = Counter(label for label, _ in images)
         if len(counts) != classes or set(counts.values()) != {each}:
             raise ValueError(f"it does not list {classes} classes of {each} images")
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise DamagedDataError(
-            f"{source}: the list {layout.listing} is damaged ({error}); {_MEND}"
+            f"{source}: the list {layout.listing} is damaged ({error}); {REMEDY}"
         ) from error
-    return {layout.image.format(label=label, filename=name): label for label, name in found}
+    return {layout.image.format(label=label, filename=name): label for label, name in images}
 
 
-def _unsafe(path: str) -> bool:
-    return path.startswith("/") or ".." in path.split("/") or ":" in path or "\\" in path
-
-
-def _check_complete(source: Path, missing: list[str]) -> None:
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        listed = ", ".join(missing[:3])
-        raise DamagedDataError(f"{source} is not whole: {listed}{more} not there; {_MEND}")
-
-
-def _make(source: Path, layout: _Layout, size: int) -> Arrays:
+def _make(source: Path, layout: Layout, size: int) -> Arrays:
     """Decode every image: x `[n, 3, size, size]`, y `[n]`, names `[classes]`."""
     if source.is_file():
-        files = _unpacked(source)
-        _check_complete(source, [path for path in [layout.listing] if path not in files])
+        files = read_tar(source, REMEDY, limit=LARGEST)
+        check_complete(source, [path for path in [layout.listing] if path not in files], REMEDY)
         paths = _listed(source, layout, files[layout.listing])
-        _check_complete(source, [path for path in paths if path not in files])
+        check_complete(source, [path for path in paths if path not in files], REMEDY)
         contents = (files[path] for path in paths)
     else:
         paths = _listed(source, layout, (source / layout.listing).read_bytes())
         contents = ((source / path).read_bytes() for path in paths)
     x = np.empty((len(paths), 3, size, size), np.uint8)
     for row, (path, jpeg) in enumerate(zip(paths, contents, strict=True)):
-        x[row] = _decode(source, path, jpeg, size)
+        x[row] = square(decode(jpeg, f"{source}: {path}", REMEDY).convert("RGB"), size)
     names, y = np.unique(list(paths.values()), return_inverse=True)
     return {"x": x, "y": y.astype(np.int64), "names": names}
-
-
-def _unpacked(archive: Path) -> dict[str, bytes]:
-    """The files in the archive, by path; nothing is written to disk."""
-    files = {}
-    try:
-        # Unzipped as a whole first, which compares its checksum.
-        raw = io.BytesIO(gzip.decompress(archive.read_bytes()))
-        with tarfile.open(fileobj=raw) as tar:
-            for member in tar:
-                if _unsafe(member.name) or not (member.isfile() or member.isdir()):
-                    raise DamagedDataError(
-                        f"{archive} has a path that leaves its folder, or a link, "
-                        f"{member.name!r}: do not use or unpack it; {_MEND}"
-                    )
-                if (file := tar.extractfile(member)) is not None:
-                    files[member.name.removeprefix("./")] = file.read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise DamagedDataError(f"{archive} is damaged ({error}); {_MEND}") from error
-    return files
-
-
-def _decode(source: Path, path: str, jpeg: bytes, size: int) -> np.ndarray:
-    """One image, `[3, size, size]`."""
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedDataError(f"{source}: {path} cannot be read ({error}); {_MEND}") from error
-    # Where the size is right already, this copies.
-    resized = image.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(resized).transpose(2, 0, 1)

@@ -14,7 +14,7 @@ from metanotes.data import Images, cache_folder, episodes, glyphs
 
 
 def module():
-    return sys.modules["metanotes.data.glyphs"]
+    return sys.modules["metanotes.data.images.glyphs"]
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +123,8 @@ def test_drawing_is_reproducible(monkeypatch, tmp_path):
 def test_other_fonts_are_other_files(monkeypatch, tmp_path):
     few(monkeypatch)
     glyphs(root=tmp_path)
-    fewer = module()._font_files()[:2]
-    monkeypatch.setattr(module(), "_font_files", lambda: fewer)
+    fewer = module().font_files()[:2]
+    monkeypatch.setattr(module(), "font_files", lambda: fewer)
     glyphs(root=tmp_path)
     assert len(list((tmp_path / "glyphs").glob("*.npz"))) == 2
 
@@ -179,7 +179,7 @@ def test_a_drawing_is_its_image_moved_a_little():
     """A drawing keeps the mass of its image near the middle, and takes the image's form."""
     image = np.zeros((64, 64), np.uint8)
     image[10:54, 28:36] = 255  # an upright bar
-    bars = module()._draw(
+    bars = module().draw(
         torch.from_numpy(image).expand(200, 64, 64), torch.Generator().manual_seed(0)
     )
     assert bars.shape == (200, 28, 28)

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from metanotes.data import DamagedDataError, digits, episodes
+from metanotes.data.images import with_torchvision
+from tests.data.damage import empty, flip_a_byte, overwrite, truncate
 from tests.plainly import needs_data
 
 COUNTS = {"train": 30, "test": 20}
@@ -24,7 +26,7 @@ needs_torchvision = pytest.mark.skipif(
 
 
 def module():
-    return sys.modules["metanotes.data.digits"]
+    return sys.modules["metanotes.data.images.digits"]
 
 
 def pixels(name, split):
@@ -179,31 +181,13 @@ def test_half_of_a_set_is_missing_data(folder):
     [
         ({"name": "svhn"}, "name='svhn' is unknown; use one of sklearn, mnist, usps"),
         ({"split": "val"}, "split='val' is unknown; use train or test"),
-        ({"size": 0}, "size=0 is not a count"),
-        ({"size": 28.0}, r"size=28\.0 is not a count"),
+        ({"size": 0}, "size=0 must be a whole number of at least 1"),
+        ({"size": 28.0}, r"size=28\.0 must be a whole number of at least 1"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         digits(**settings)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip_a_byte(path):
-    contents = bytearray(path.read_bytes())
-    contents[len(contents) // 2] ^= 1
-    path.write_bytes(contents)
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def overwrite(path):
-    path.write_bytes(b"<html>404</html>")
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty, overwrite])
@@ -250,13 +234,14 @@ def test_arrays_of_another_set_are_refused(folder, change, message):
 
 def test_arrays_without_their_names_are_refused(folder):
     np.savez(write_npz(folder), x=np.zeros(3))
-    with pytest.raises(DamagedDataError, match="X is not a file in the archive"):
+    with pytest.raises(DamagedDataError, match="it has no array X"):
         digits("usps")
 
 
 def fake_torchvision(monkeypatch, **datasets):
     fake = types.SimpleNamespace(datasets=types.SimpleNamespace(**datasets))
-    monkeypatch.setattr(module(), "import_torchvision", lambda: fake)
+    for place in (module(), with_torchvision):
+        monkeypatch.setattr(place, "import_torchvision", lambda: fake)
 
 
 def test_download_fetches_only_what_is_missing(folder, monkeypatch):
@@ -273,7 +258,7 @@ def test_download_fetches_only_what_is_missing(folder, monkeypatch):
     assert len(digits("mnist", download=True).x) == 30
     assert len(digits("mnist", "test", download=True).x) == 20
     root = str(folder / "mnist")
-    assert calls == [(root, True, True), (root, False, False)]
+    assert calls == [(root, True, True), (root, True, False), (root, False, False)]
 
 
 @pytest.mark.parametrize("name", NATIVE)
@@ -326,3 +311,21 @@ def test_real_digits_of_two_hands_are_the_same_digits():
     ]
     alike = torch.nn.functional.cosine_similarity(means[0][:, None], means[1][None], dim=2)
     assert (alike.argmax(1) == torch.arange(10)).sum() >= 7
+
+
+def test_arrays_that_unpack_to_too_much_are_named(folder, monkeypatch):
+    monkeypatch.setattr(module(), "LARGEST", 10_000)
+    path = write_npz(folder)
+    np.savez_compressed(path, X=np.zeros((30, 16, 160), np.uint8), y=np.zeros(30, np.uint8))
+    with pytest.raises(
+        DamagedDataError, match=r"unpacked it has more than 10,000 .*delete usps_tr"
+    ):
+        digits("usps")
+
+
+@needs_torchvision
+def test_text_that_unpacks_to_too_much_is_named(folder, monkeypatch):
+    monkeypatch.setattr(module(), "LARGEST", 10_000)
+    write_bz2(folder).write_bytes(bz2.compress(b"1 1:0.5\n" * 100_000))
+    with pytest.raises(DamagedDataError, match=r"unpacked it has more than 10,000 .*delete usps\."):
+        digits("usps")

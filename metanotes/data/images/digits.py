@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from metanotes.data._torchvision import import_torchvision
-from metanotes.data.folders import DamagedDataError, data_folder
-from metanotes.data.images import Images
-from metanotes.data.sampler import check_positive
+from metanotes._ground import checks
+from metanotes.data.files.archives import read_npz, unzipped
+from metanotes.data.files.folders import data_folder
+from metanotes.data.files.pictures import square
+from metanotes.data.images.images import Images
+from metanotes.data.images.with_torchvision import import_torchvision, read_or_fetch
 
 # The images of a split, and the CRC-32 of their pixels and then of their labels, as bytes. Files
 # of USPS carry checksums of their own, and their two forms may differ in a rounding.
@@ -26,6 +28,7 @@ CONTENTS: dict[str, dict[str, tuple[int, int | None]]] = {
     "usps": {"train": (7291, None), "test": (2007, None)},
 }
 SKLEARN_TRAIN = 1000  # of 1797
+LARGEST = 2**28  # bytes of a file of USPS, unpacked: ten times what it has
 Pair = tuple[np.ndarray, np.ndarray]  # pixels [n, H, W] and labels [n], uint8
 
 
@@ -77,7 +80,7 @@ def digits(
         raise ValueError(f"name={name!r} is unknown; use one of sklearn, {', '.join(CONTENTS)}")
     if split not in ("train", "test"):
         raise ValueError(f"split={split!r} is unknown; use train or test")
-    check_positive(size=size)
+    checks.count("size", size)
     if name == "sklearn":
         x, y = _sklearn(split)
     else:
@@ -106,34 +109,33 @@ def _from_files(name: str, folder: Path, split: str, download: bool) -> Pair:
         files = [npz]
     else:
         files = [folder / ("usps.bz2" if split == "train" else "usps.t.bz2")]
-    missing = any(not file.is_file() for file in files)
-    if missing and not download:
-        raise FileNotFoundError(
-            f"{name} is not in {folder}: digits({name!r}, download=True) fetches it, or set the "
-            f"environment variable METANOTES_DATA to the folder that holds {name}"
-        )
-    torchvision = None if files == [npz] else import_torchvision()
-    try:
-        if torchvision is None:
-            with open(npz, "rb") as raw, np.load(raw, allow_pickle=False) as arrays:
-                x, y = arrays["X"], arrays["y"]
+
+    def open_set(datasets: Any, download: bool) -> Any:
+        return getattr(datasets, name.upper())(str(folder), split == "train", download=download)
+
+    def read() -> Pair:
+        if files == [npz]:
+            arrays = read_npz(npz, limit=LARGEST)
+            if missing := {"X", "y"} - arrays.keys():
+                raise ValueError(f"it has no array {min(missing)}")
+            pair = arrays["X"], arrays["y"]
         else:
-            kind = getattr(torchvision.datasets, name.upper())
-            data = kind(str(folder), train=split == "train", download=missing)
-            x, y = np.asarray(data.data), np.asarray(data.targets, np.uint8)
-        _check(name, split, x, y)
-    except Exception as error:  # whatever a damaged file leads its reader to
-        if any(not file.is_file() for file in files):
-            raise OSError(
-                f"{name} could not be downloaded to {folder} ({error}); set the environment "
-                f"variable METANOTES_DATA to a folder that holds {name}"
-            ) from error
-        raise DamagedDataError(
-            f"{name}'s {split} split in {folder} is damaged ({error}); delete "
-            f"{' and '.join(file.name for file in files)}, and digits({name!r}, download=True) "
-            "fetches it anew"
-        ) from error
-    return x, y
+            if name == "usps":
+                unzipped(files[0], LARGEST)  # torchvision would unzip a bomb
+            data = open_set(import_torchvision().datasets, download=False)
+            pair = np.asarray(data.data), np.asarray(data.targets, np.uint8)
+        _check(name, split, *pair)
+        return pair
+
+    return read_or_fetch(
+        name,
+        f"digits({name!r}, download=True)",
+        folder,
+        files,
+        download=download,
+        fetch=lambda datasets: open_set(datasets, download=True),
+        read=read,
+    )
 
 
 def _check(name: str, split: str, x: np.ndarray, y: np.ndarray) -> None:
@@ -152,5 +154,4 @@ def _resized(x: np.ndarray, size: int) -> np.ndarray:
 
     if x.shape[1:] == (size, size):
         return x
-    square, filter_ = (size, size), Image.Resampling.LANCZOS
-    return np.stack([np.asarray(Image.fromarray(image).resize(square, filter_)) for image in x])
+    return np.stack([square(Image.fromarray(image), size) for image in x])
