@@ -20,29 +20,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
 import torch
-from torch.utils._pytree import tree_unflatten
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from metanotes._ground.checks import count, positive
+from metanotes.methods.bilevel.forward_mode import forward
 from metanotes.methods.bilevel.implicit import implicit
 from metanotes.methods.bilevel.problem import (
     Hypergradient,
     InnerProblemError,
-    Loss,
+    Objective,
     Problem,
     Rate,
-    Tree,
-    asked,
-    leaves,
 )
-from metanotes.methods.bilevel.unrolled import Rules, descend, forward, reverse
+from metanotes.methods.bilevel.trees import Tree, all_finite, requiring_grad, tree_tensors
+from metanotes.methods.bilevel.unrolled import StepSizes, follow, reverse
 
-METHODS = ("reverse", "forward", "truncated", "cg", "neumann")
+IMPLICIT = ("cg", "neumann")
+METHODS = ("reverse", "forward", "truncated", *IMPLICIT)
 
 
 def hypergradient(
-    outer: Loss,
-    inner: Loss,
+    outer: Objective,
+    inner: Objective,
     w0: Tree | Callable[[Tree], Tree],
     hyper: Tree,
     *,
@@ -60,14 +64,17 @@ def hypergradient(
 
     A tree is a tensor, or nested dictionaries, lists and tuples of tensors, of real floating-point
     numbers and any shapes: one penalty, a weight for every example `[N]`, all the parameters of a
-    network. Nothing that is given is changed.
+    network (`dict(net.named_parameters())`). Nothing that is given is changed.
 
     Args:
         outer: E(w, hyper), a scalar: the validation loss, or the mean over tasks of their query
             losses.
         inner: L(w, hyper), a scalar: the training loss, or the sum over tasks of their support
-            losses. The same arguments must give the same value: no dropout, nothing drawn inside.
-        w0: w_0, a tree; or Phi_0, a function that makes it of `hyper` (`lambda phi: phi` is MAML).
+            losses. What it draws from torch's global generators (dropout, a minibatch) is drawn
+            anew at each step, and the gradient is that of the path that was taken; the implicit
+            methods refuse it.
+        w0: w_0, a tree, held constant; or Phi_0, a function that makes it of `hyper`
+            (`lambda phi: phi` is MAML).
         hyper: lambda, a tree.
         method: one of
 
@@ -76,8 +83,7 @@ def hypergradient(
             - "truncated": back along the `last` steps alone (Shaban et al. 2019). Memory O(last).
               What the start and earlier steps did to the outer loss is left out.
             - "forward": along with the steps. Memory O(P Q), for P inner variables and Q
-              hyperparameters, whatever T is; time O(Q). `inner` must be a function that
-              `torch.func` can transform.
+              hyperparameters, whatever T is; time O(Q).
             - "cg": implicit, by conjugate gradients (Pedregosa 2016). Memory and time do not depend
               on T. Right where w_T minimises L.
             - "neumann": implicit, H^-1 a = eta sum_j (I - eta H)^j a, with the last lr for eta and
@@ -85,7 +91,8 @@ def hypergradient(
               at the minimiser.
         steps: T, at least 0. With 0 an implicit method takes `w0` for the minimiser.
         lr: eta, above 0: a number, or a function of `hyper` that gives a tensor, if it is learned
-            (`lambda hyper: hyper["log_lr"].exp()`). One, or one for each step, `[T]`.
+            (`lambda hyper: hyper["log_lr"].exp()`). One, or one for each step, `[T]`. What a
+            function gives must be finite; its range is its own affair.
         momentum: mu, in [0, 1), in the same forms. Heavy ball, as in `torch.optim.SGD`.
         last: of "truncated": so many steps at the end are differentiated, at least 1.
         iterations: of "cg": at most so many; of "neumann": the number of terms.
@@ -93,7 +100,8 @@ def hypergradient(
             in "cg" (1e-4 in less than double precision) and for no demand in "neumann".
         damping: of "cg" and "neumann": H + damping I instead of H; at least 0.
         checkpoint: of "reverse" and "truncated": hold every sqrt(T)-th w, and the steps between two
-            of them when it is their turn. Memory O(sqrt(T)), for half as much time again.
+            of them when it is their turn, with the random numbers of the first time. Memory
+            O(sqrt(T)), for half as much time again.
 
     Returns:
         `Hypergradient(gradient, w, outer, inner, residual)`, without a graph. A hyperparameter on
@@ -102,9 +110,12 @@ def hypergradient(
 
     Raises:
         InnerProblemError: the inner problem diverges; or H is singular or not positive definite in
-            an implicit method, or its tolerance is not reached.
-        TypeError: a tree holds something else, or a loss is no scalar.
-        ValueError: an argument is out of its range, or `inner` does not depend on w.
+            an implicit method, or its tolerance is not reached; or the outer loss is not finite.
+        TypeError: a tree holds something else, a loss is no real scalar, or `w0` is a module.
+        ValueError: an argument is out of its range, a tree has values that are not finite, a tensor
+            of `hyper` is also given where it would be held constant, or `inner` does not depend on
+            w, or is not the same again where that is needed.
+        RuntimeError: in `torch.inference_mode`.
 
     Sources: Franceschi, Donini, Frasconi and Pontil, "Forward and Reverse Gradient-Based
     Hyperparameter Optimization", ICML 2017, algorithms 1 and 2; Franceschi et al., "Bilevel
@@ -114,57 +125,63 @@ def hypergradient(
 
     >>> def inner(w, hyper): return 0.5 * (w - 3) ** 2 + 0.5 * hyper * w**2
     >>> def outer(w, hyper): return (w - 2) ** 2
-    >>> made = hypergradient(outer, inner, torch.tensor(0.0), torch.tensor(1.0))
-    >>> made.w, made.gradient  # 2 (w - 2) dw/dhyper = 2 (-0.5) (-3/4)
+    >>> result = hypergradient(outer, inner, torch.tensor(0.0), torch.tensor(1.0))
+    >>> result.w, result.gradient  # 2 (w - 2) dw/dhyper = 2 (-0.5) (-3/4)
     (tensor(1.5000), tensor(0.7500))
     """
-    _check(method, steps, last, iterations, tolerance, damping)
-    given, spec = leaves("hyper", hyper)
-    hypers = asked(given)
+    method, checkpoint = (
+        _choice("method", method, METHODS),
+        _choice("checkpoint", checkpoint, (False, True)),
+    )
+    steps, last = count("steps", steps, least=0), count("last", last)
+    iterations = count("iterations", iterations)
+    tolerance = None if tolerance is None else positive("tolerance", tolerance)
+    if not (isinstance(damping, Real) and math.isfinite(damping) and damping >= 0):
+        raise ValueError(f"damping={damping!r} must be a finite number, at least 0")
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "torch.inference_mode() turns autograd off, which a hypergradient is made of: leave "
+            "it, or take torch.no_grad()"
+        )
+    tensors, spec = tree_tensors("hyper", hyper)
     problem = Problem(outer, inner, w0, spec, steps, lr, momentum)
-    with torch.enable_grad():
+    problem.refuse_held(tree_leaves(hyper))
+    # The fused kernels of attention have no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        hypers = requiring_grad(tensors)
         if method == "forward":
-            found = forward(problem, hypers)
+            result = forward(problem, hypers)
         else:
             start = problem.start(hypers)
+            if method in IMPLICIT and problem.draws(start.w, hypers):
+                raise ValueError(
+                    f"inner(w, hyper) draws random numbers, so that it has no one minimiser, as "
+                    f"method={method!r} needs: leave out dropout (.eval()), draw them before, or "
+                    "take method='reverse'"
+                )
             kept = {"reverse": steps, "truncated": min(last, steps)}.get(method, 0)
-            rules = Rules.of(problem, start)
-            path = descend(problem, start, rules, hypers, kept, checkpoint)
-            if method in ("reverse", "truncated"):
-                found = reverse(problem, start, rules, path, hypers, whole=kept == steps)
-            else:
-                found = implicit(
+            sizes = StepSizes.of(problem, start)
+            path = follow(problem, start, sizes, hypers, kept, checkpoint)
+            if method in IMPLICIT:
+                result = implicit(
                     problem, start, path, hypers, method, iterations, tolerance, damping
                 )
-    if not all(t.isfinite().all() for t in found.gradient):
+            else:
+                result = reverse(problem, start, sizes, path, hypers, whole=kept == steps)
+    if not all_finite(result.gradient):
         raise InnerProblemError(
-            "the hypergradient is not finite: the outer loss is not, or it grows out of range on "
-            "its way through the steps; a smaller lr or fewer steps may help"
+            "the hypergradient is not finite: it grows out of range on its way through the steps; "
+            "a smaller lr or fewer steps may help"
         )
-    return found._replace(
-        gradient=tree_unflatten(found.gradient, spec),
-        w=tree_unflatten(found.w, problem.w_spec),
-    )
+    own = [t.detach().clone(memory_format=torch.contiguous_format) for t in result.gradient]
+    w = [t.detach().clone() for t in result.w] if steps == 0 else result.w
+    return result._replace(gradient=tree_unflatten(own, spec), w=tree_unflatten(w, problem.w_spec))
 
 
-def _check(
-    method: str,
-    steps: int,
-    last: int,
-    iterations: int,
-    tolerance: float | None,
-    damping: float,
-) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}")
-    for name, value, least in (
-        ("steps", steps, 0),
-        ("last", last, 1),
-        ("iterations", iterations, 1),
+def _choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """The value, if it is one of the choices."""
+    if not any(
+        value is choice or (isinstance(value, str) and value == choice) for choice in choices
     ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance={tolerance} must be above 0")
-    if not (damping >= 0 and math.isfinite(damping)):
-        raise ValueError(f"damping={damping} must be a finite number, at least 0")
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+    return value

@@ -21,23 +21,22 @@ from metanotes.methods.bilevel.problem import (
     InnerProblemError,
     Problem,
     Start,
-    asked,
-    pull,
 )
-from metanotes.methods.bilevel.unrolled import Path
+from metanotes.methods.bilevel.trees import requiring_grad, vjp
+from metanotes.methods.bilevel.unrolled import InnerPath
 
 Product = Callable[[Tensor], Tensor]  # p [n] -> H p [n]
 
 SINGULAR = (
     "the inner Hessian is singular or not positive definite at w, so that the minimiser of the "
-    "inner loss is not unique, or w is none; add a penalty to the inner loss, or set damping"
+    "inner loss is not unique, or w is none of them; add a penalty to it, or set damping"
 )
 
 
 def implicit(
     problem: Problem,
     start: Start,
-    path: Path,
+    path: InnerPath,
     hypers: list[Tensor],
     method: str,
     iterations: int,
@@ -46,7 +45,7 @@ def implicit(
 ) -> Hypergradient:
     """H^-1 grad_w E without H, then one product with the mixed derivatives."""
     value, a, p = problem.outer_gradient(path.w, hypers)
-    w = asked(path.w)
+    w = requiring_grad(path.w)
     _, g = problem.inner_gradient(w, problem.hyper(hypers), create_graph=True)
     sizes = [t.numel() for t in w]
 
@@ -54,8 +53,8 @@ def implicit(
         return [part.view_as(t).to(t) for part, t in zip(vector.split(sizes), w, strict=True)]
 
     def product(vector: Tensor) -> Tensor:
-        found = _flat(pull(g, w, parts(vector), retain=True))
-        return found.add_(vector, alpha=damping) if damping else found
+        image = _flat(vjp(g, w, parts(vector), retain=True))
+        return image.add_(vector, alpha=damping) if damping else image
 
     b = _flat(a)
     if method == "cg":
@@ -64,11 +63,13 @@ def implicit(
             product, b, iterations, exact if tolerance is None else tolerance
         )
     else:
-        lr = problem.each_step(start.lr)[-1] if problem.steps else start.lr.max().item()
+        if not start.lr.numel() or not start.lr.flatten()[-1] > 0:
+            raise ValueError(f"method='neumann' needs an lr above 0, not {start.lr.tolist()}")
+        lr = start.lr.flatten()[-1].item()
         q, residual = neumann_series(
             product, b, iterations, math.inf if tolerance is None else tolerance, lr
         )
-    p = [x - y for x, y in zip(p, pull(g, hypers, parts(q)), strict=True)]
+    p = [x - y for x, y in zip(p, vjp(g, hypers, parts(q)), strict=True)]
     return Hypergradient(p, path.w, value, path.losses, residual)
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_unflatten
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
-Tree = Any  # a tensor, or nested dictionaries, lists and tuples of tensors
-Loss = Callable[[Tree, Tree], Tensor]  # w, hyper -> scalar
-Rate = float | Tensor | Callable[[Tree], Tensor]  # one number, or one for each step
+from metanotes._ground.randomness import random_state, replayed
+from metanotes.methods.bilevel.trees import (
+    Tree,
+    all_finite,
+    check_function,
+    requiring_grad,
+    scalar,
+    tree_tensors,
+    vjp,
+)
+
+Objective = Callable[[Tree, Tree], Tensor]  # w, hyper -> scalar
+Rate = float | Sequence[float] | Tensor | Callable[[Tree], Tensor]  # one, or one for each step
 
 
 class InnerProblemError(ArithmeticError):
@@ -27,57 +37,6 @@ class InnerProblemError(ArithmeticError):
     """
 
 
-def leaves(name: str, tree: Tree) -> tuple[list[Tensor], TreeSpec]:
-    """The tensors of a tree, which must be real and floating-point, and its structure."""
-    pairs, spec = tree_flatten_with_path(tree)
-    if not pairs:
-        raise TypeError(f"{name} has no tensor in it")
-    for path, leaf in pairs:
-        if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
-            what = f"of {leaf.dtype}" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
-            where = f"{name}{keystr(path)}"
-            raise TypeError(f"{where} is {what}; it must be a tensor of floating-point numbers")
-    return [leaf for _, leaf in pairs], spec
-
-
-def scalar(name: str, value: object) -> Tensor:
-    """The value, if it is a scalar tensor."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}(w, hyper) gave a {type(value).__name__}; it must be a tensor")
-    if value.shape:
-        raise TypeError(
-            f"{name}(w, hyper) has the shape {list(value.shape)}; it must be one number, "
-            "a tensor of shape []"
-        )
-    return value
-
-
-def asked(tensors: list[Tensor]) -> list[Tensor]:
-    """The same values, as leaves that a gradient is asked of."""
-    return [t.detach().requires_grad_() for t in tensors]
-
-
-def pull(
-    outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor], **settings: bool
-) -> list[Tensor]:
-    """The cotangents of the inputs; zero where no output depends on them."""
-    found = pull_or_none(outputs, inputs, cotangents, **settings)
-    return [torch.zeros_like(x) if d is None else d for x, d in zip(inputs, found, strict=True)]
-
-
-def pull_or_none(
-    outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor], retain: bool = False
-) -> list[Tensor | None]:
-    """The cotangents of the inputs; None where no output depends on them."""
-    if not all(o.requires_grad for o in outputs):
-        pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
-        if not pairs:
-            return [None] * len(inputs)
-        outputs, cotangents = [o for o, _ in pairs], [c for _, c in pairs]
-    found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=retain, allow_unused=True)
-    return list(found)
-
-
 class Hypergradient(NamedTuple):
     """What `hypergradient` returns.
 
@@ -86,11 +45,11 @@ class Hypergradient(NamedTuple):
         w: w_T, the same tree as `w0`.
         outer: E(w_T, lambda), a scalar.
         inner: L(w_t, lambda) before each step, `[T]`.
-        residual: of an implicit method, norm(a - H q) / norm(a), with a = grad_w E and q what was
-            found for H^-1 a (in the Neumann series, without its last term); else None.
+        residual: of an implicit method, norm(a - H q) / norm(a), with a = grad_w E and q what it
+            has for H^-1 a (in the Neumann series, without its last term); else None.
 
-    >>> made = Hypergradient(torch.tensor(2.0), torch.ones(3), torch.tensor(0.5), torch.zeros(4))
-    >>> made.gradient, made.residual
+    >>> result = Hypergradient(torch.tensor(2.0), torch.ones(3), torch.tensor(0.5), torch.zeros(4))
+    >>> result.gradient, result.residual
     (tensor(2.), None)
     """
 
@@ -114,8 +73,9 @@ class Start(NamedTuple):
     lr: Tensor
     momentum: Tensor | None
 
-    def tensors(self) -> list[Tensor]:
-        return [*self.w, self.lr, *([] if self.momentum is None else [self.momentum])]
+    def rates(self) -> list[Tensor]:
+        """lr, and momentum if there is any."""
+        return [self.lr] if self.momentum is None else [self.lr, self.momentum]
 
 
 class Problem:
@@ -130,22 +90,43 @@ class Problem:
 
     def __init__(
         self,
-        outer: Loss,
-        inner: Loss,
+        outer: Objective,
+        inner: Objective,
         w0: Tree | Callable[[Tree], Tree],
         hyper_spec: TreeSpec,
         steps: int,
         lr: Rate,
         momentum: Rate,
     ) -> None:
-        for name, given in (("outer", outer), ("inner", inner)):
-            if not callable(given):
-                raise TypeError(
-                    f"{name} must be a function of w and hyper, not a {type(given).__name__}"
-                )
+        for name, objective in (("outer", outer), ("inner", inner)):
+            check_function(name, objective, "w", "hyper")
+        if isinstance(w0, nn.Module):
+            raise TypeError(
+                f"w0 is a {type(w0).__name__}, a module: give dict(module.named_parameters()) to "
+                "start at its parameters, or lambda hyper: module(hyper) for what it makes of hyper"
+            )
+        for name, setting in (("w0", w0), ("lr", lr), ("momentum", momentum)):
+            if callable(setting):
+                check_function(name, setting, "hyper")
         self.outer, self.inner, self.w0 = outer, inner, w0
         self.hyper_spec, self.steps = hyper_spec, steps
         self.lr, self.momentum = lr, momentum
+
+    def refuse_held(self, hyper: list[Tensor]) -> None:
+        """A ValueError if what seems to be learned is given where it would be held constant."""
+        for name, setting in (("w0", self.w0), ("lr", self.lr), ("momentum", self.momentum)):
+            for leaf in tree_leaves(setting):
+                what = "is a tensor of hyper" if any(leaf is h for h in hyper) else ""
+                if isinstance(leaf, Tensor) and leaf.requires_grad:
+                    if name != "w0":
+                        what = what or "requires a gradient"
+                    elif leaf.grad_fn is not None:
+                        what = what or "carries a graph"
+                if what:
+                    raise ValueError(
+                        f"{name} {what}, but would be held constant: let {name} be a function of "
+                        f"hyper ({name}=lambda hyper: ...), or give {name} a .detach() of it"
+                    )
 
     def hyper(self, hyper: list[Tensor]) -> Tree:
         return tree_unflatten(hyper, self.hyper_spec)
@@ -153,28 +134,25 @@ class Problem:
     def start(self, hyper: list[Tensor]) -> Start:
         """w_0 and the rates, as functions of the hyperparameters."""
         tree = self.hyper(hyper)
-        given = self.w0(tree) if callable(self.w0) else self.w0
-        w, self.w_spec = leaves("w0", given)
+        w, self.w_spec = tree_tensors("w0", self.w0(tree) if callable(self.w0) else self.w0)
         if not callable(self.w0):
             w = [t.detach() for t in w]
-        none = not callable(self.momentum) and not torch.is_nonzero(
-            torch.as_tensor(self.momentum).count_nonzero()
-        )
         lr = self._rate("lr", self.lr, tree, w[0])
-        return Start(w, lr, None if none else self._rate("momentum", self.momentum, tree, w[0]))
+        momentum = self._rate("momentum", self.momentum, tree, w[0])
+        without = not callable(self.momentum) and not momentum.any()
+        return Start(w, lr, None if without else momentum)
 
-    def _rate(self, name: str, given: Rate, hyper: Tree, like: Tensor) -> Tensor:
-        if callable(given):
-            rate = given(hyper)
+    def _rate(self, name: str, setting: Rate, hyper: Tree, like: Tensor) -> Tensor:
+        if callable(setting):
+            rate = setting(hyper)
             if not isinstance(rate, Tensor):
                 raise TypeError(f"{name}(hyper) gave a {type(rate).__name__}, not a tensor")
+            if not rate.is_floating_point():
+                raise TypeError(f"{name}(hyper) is of {rate.dtype}, not of floating-point numbers")
+            if not all_finite([rate]):
+                raise ValueError(f"{name}(hyper) has NaN or infinite values")
         else:
-            rate = torch.as_tensor(given, dtype=like.dtype).detach()
-            least = rate.min().item() if rate.numel() else 1.0
-            if name == "lr" and not (least > 0 and math.isfinite(rate.max().item())):
-                raise ValueError(f"lr={given} must be a finite number above 0")
-            if name == "momentum" and not (least >= 0 and rate.max().item() < 1):
-                raise ValueError(f"momentum={given} must be in [0, 1)")
+            rate = _constant_rate(name, setting, like)
         if rate.shape not in ((), (self.steps,)):
             raise ValueError(
                 f"{name} has the shape {list(rate.shape)}; it must be one number, or one for each "
@@ -182,35 +160,48 @@ class Problem:
             )
         return rate
 
-    def each_step(self, rate: Tensor | None) -> list[float]:
+    def each_step(self, rate: Tensor) -> list[float]:
         """A rate's value at every step."""
-        return [0.0] * self.steps if rate is None else rate.detach().expand(self.steps).tolist()
+        return rate.detach().expand(self.steps).tolist()
 
     def inner_loss(self, w: list[Tensor], hyper: Tree) -> Tensor:
         return scalar("inner", self.inner(tree_unflatten(w, self.w_spec), hyper))
+
+    def draws(self, w: list[Tensor], hypers: list[Tensor]) -> bool:
+        """Whether the inner loss draws from torch's global generators; they stay as they are."""
+        before = random_state(w[0].device)
+        with replayed(before, w[0].device), torch.no_grad():
+            self.inner_loss(w, self.hyper(hypers))
+            after = random_state(w[0].device)
+        return not all(map(torch.equal, before, after))
 
     def inner_gradient(
         self, w: list[Tensor], hyper: Tree, create_graph: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """L(w, hyper) and its gradient in w, which are leaves that require one."""
         loss = self.inner_loss(w, hyper)
-        found: tuple[Tensor | None, ...] = (None,)
+        gradient: tuple[Tensor | None, ...] = (None,)
         if loss.requires_grad:
-            found = torch.autograd.grad(loss, w, create_graph=create_graph, allow_unused=True)
-        if all(g is None for g in found):
-            raise ValueError("inner(w, hyper) does not depend on w: there is nothing to learn")
+            gradient = torch.autograd.grad(loss, w, create_graph=create_graph, allow_unused=True)
+        refuse_independent(gradient)
         return loss.detach(), [
-            torch.zeros_like(x) if g is None else g for x, g in zip(w, found, strict=True)
+            torch.zeros_like(x) if g is None else g for x, g in zip(w, gradient, strict=True)
         ]
 
     def outer_gradient(
         self, w: list[Tensor], hyper: list[Tensor]
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """E(w, hyper), its gradient in w, and in the hyperparameters with w held fixed."""
-        w, hyper = asked(w), asked(hyper)
+        w, hyper = requiring_grad(w), requiring_grad(hyper)
         value = scalar("outer", self.outer(tree_unflatten(w, self.w_spec), self.hyper(hyper)))
-        found = pull([value], [*w, *hyper], [torch.ones_like(value)])
-        return value.detach(), found[: len(w)], found[len(w) :]
+        gradient = vjp([value], [*w, *hyper], [torch.ones_like(value)])
+        for what, tensors in (("", [value.detach()]), ("gradient of the ", gradient)):
+            if not all_finite(tensors):
+                raise InnerProblemError(
+                    f"the {what}outer loss is not finite at w after {self.steps} steps "
+                    f"(the loss is {value.item():g}), so the hypergradient is not finite"
+                )
+        return value.detach(), gradient[: len(w)], gradient[len(w) :]
 
     def check_descent(self, w: list[Tensor], losses: Tensor, lr: Tensor) -> None:
         """An InnerProblemError if the losses `[T]` or w_T are not finite."""
@@ -218,9 +209,38 @@ class Problem:
         if finite.all() and all(t.isfinite().all() for t in w):
             return
         first = self.steps if finite.all() else int(finite.logical_not().nonzero()[0])
-        what = "w" if finite.all() else f"its loss is {losses[first].item():g}"
-        what = "w is not finite" if what == "w" else what
+        if first == 0:
+            raise InnerProblemError(f"the inner loss is {losses[0].item():g} at w0 already")
+        what = "w is not finite" if finite.all() else f"its loss is {losses[first].item():g}"
         raise InnerProblemError(
             f"the inner problem diverged: {what} after {first} of {self.steps} steps; "
             f"a smaller lr than {lr.max().item():g} may help"
         )
+
+
+def refuse_independent(gradient: Sequence[Tensor | None]) -> None:
+    """A ValueError if the gradient in w of the inner loss is None throughout."""
+    if all(g is None for g in gradient):
+        raise ValueError(
+            "inner(w, hyper) does not depend on w: there is nothing to learn (or torch cannot see "
+            "it: no_grad(), .detach(), .item() and numpy cut the graph)"
+        )
+
+
+def _constant_rate(name: str, setting: Any, like: Tensor) -> Tensor:
+    """Numbers, in their range, as a tensor."""
+    try:
+        kind = torch.as_tensor(setting).dtype
+    except (TypeError, ValueError, RuntimeError):
+        kind = torch.bool
+    if kind == torch.bool or kind.is_complex:
+        raise TypeError(
+            f"{name}={setting!r} must be a number, one number for each step, or a function of hyper"
+        )
+    rate = torch.as_tensor(setting, dtype=like.dtype)
+    least, most = (rate.min().item(), rate.max().item()) if rate.numel() else (0.5, 0.5)
+    if name == "lr" and not (least > 0 and math.isfinite(most)):
+        raise ValueError(f"lr={setting} must be a finite number above 0")
+    if name == "momentum" and not (least >= 0 and most < 1):
+        raise ValueError(f"momentum={setting} must be in [0, 1)")
+    return rate

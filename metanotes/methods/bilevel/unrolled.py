@@ -1,11 +1,10 @@
-"""The hypergradient along the path of the descent, from its end or from its start.
+"""The hypergradient along the path of the descent, from its end to its start.
 
     v_{t+1} = mu v_t + grad_w L(w_t, lambda),    w_{t+1} = w_t - eta v_{t+1}                     (1)
 
 With A_t and B_t the derivatives of the t-th step in w and in lambda (Franceschi et al. 2017):
 
     reverse:  a_T = grad_w E,  p = grad_lambda E;   p += a_t B_t,  a_{t-1} = a_t A_t,  t = T .. 1
-    forward:  Z_0 = dPhi_0/dlambda,  Z_t = A_t Z_{t-1} + B_t;   p = grad_lambda E + grad_w E Z_T
 
 Without momentum A_t = I - eta H and B_t = -eta d2L/dw dlambda. Neither is written out: autograd
 gives their products with vectors.
@@ -14,20 +13,19 @@ gives their products with vectors.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
-from functools import cache
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, jvp, vmap
 
-from metanotes.methods.bilevel.problem import Hypergradient, Problem, Start, asked, pull_or_none
+from metanotes._ground.randomness import RandomState, random_state, replayed
+from metanotes.methods.bilevel.problem import Hypergradient, Problem, Start
+from metanotes.methods.bilevel.trees import requiring_grad, vjp_or_none
 
 Number = float | Tensor  # a rate: a number, or a tensor that is differentiated
-Rates = list[float] | Tensor  # of all steps: numbers, or one tensor, a scalar or [T]
+Numbers = list[float] | Tensor  # of all steps: numbers, or one tensor, a scalar or [T]
 
 
 def step(
@@ -45,20 +43,28 @@ def _moved(x: list[Tensor], y: list[Tensor], by: Number) -> list[Tensor]:
     return [a + by * b for a, b in zip(x, y, strict=True)]
 
 
-def _at(rates: Rates, t: int) -> Number:
+def _at(rates: Numbers, t: int) -> Number:
     return rates[t] if isinstance(rates, list) or rates.ndim else rates
 
 
 class Segment(NamedTuple):
-    """Some steps in a row: where they start, and where they end if the graph between is kept."""
+    """Some steps in a row.
+
+    Args:
+        steps: their numbers.
+        w, v: where they start.
+        ends: where they end, if the graph between is kept.
+        random: what they drew random numbers from, if they drew any and it is not.
+    """
 
     steps: range
     w: list[Tensor]
     v: list[Tensor]
     ends: list[Tensor] | None
+    random: RandomState | None
 
 
-class Path(NamedTuple):
+class InnerPath(NamedTuple):
     """A descent: the segments to go back along, where it ended, and the loss before each step."""
 
     segments: list[Segment]
@@ -66,7 +72,7 @@ class Path(NamedTuple):
     losses: Tensor
 
 
-class Rules(NamedTuple):
+class StepSizes(NamedTuple):
     """The rates of a descent: as numbers, and as leaves where they depend on hyperparameters."""
 
     lr: list[float]
@@ -75,16 +81,15 @@ class Rules(NamedTuple):
     start: Start
 
     @staticmethod
-    def of(problem: Problem, start: Start) -> Rules:
-        given = [start.lr] if start.momentum is None else [start.lr, start.momentum]
-        return Rules(
+    def of(problem: Problem, start: Start) -> StepSizes:
+        return StepSizes(
             problem.each_step(start.lr),
             None if start.momentum is None else problem.each_step(start.momentum),
-            asked([rate for rate in given if rate.requires_grad]),
+            requiring_grad([rate for rate in start.rates() if rate.requires_grad]),
             start,
         )
 
-    def differentiable(self) -> tuple[Rates, Rates | None]:
+    def differentiable(self) -> tuple[Numbers, Numbers | None]:
         """lr and momentum, leaves in place of numbers where they are learned."""
         learned = list(self.learned)
         lr = learned.pop(0) if self.start.lr.requires_grad else self.lr
@@ -92,13 +97,17 @@ class Rules(NamedTuple):
 
     def sources(self) -> list[Tensor]:
         """What the leaves stand for."""
-        given = [self.start.lr, *([] if self.start.momentum is None else [self.start.momentum])]
-        return [rate for rate in given if rate.requires_grad]
+        return [rate for rate in self.start.rates() if rate.requires_grad]
 
 
-def descend(
-    problem: Problem, start: Start, rules: Rules, hypers: list[Tensor], kept: int, checkpoint: bool
-) -> Path:
+def follow(
+    problem: Problem,
+    start: Start,
+    sizes: StepSizes,
+    hypers: list[Tensor],
+    kept: int,
+    checkpoint: bool,
+) -> InnerPath:
     """`steps` steps, the last `kept` of them so that one can go back along them."""
     hyper = problem.hyper(hypers)
     first = problem.steps - kept
@@ -109,18 +118,20 @@ def descend(
     length = max(1, math.isqrt(kept)) if checkpoint else max(1, kept)
     bounds = [*range(first, problem.steps, length), problem.steps]
     if first:
-        w, v = _steps(problem, hyper, range(first), w, v, rules, losses, linked=False)
+        w, v = _steps(problem, hyper, range(first), w, v, sizes, losses, linked=False)
     for low, high in pairwise(bounds):
         steps = range(low, high)
         if checkpoint:
-            segments.append(Segment(steps, w, v, None))
-            w, v = _steps(problem, hyper, steps, w, v, rules, losses, linked=False)
+            begin, before, random = w, v, random_state(w[0].device)
+            w, v = _steps(problem, hyper, steps, w, v, sizes, losses, linked=False)
+            drawn = not all(map(torch.equal, random, random_state(w[0].device)))
+            segments.append(Segment(steps, begin, before, None, random if drawn else None))
         else:
-            begin, before = asked(w), asked(v)
-            w, v = _steps(problem, hyper, steps, begin, before, rules, losses, linked=True)
-            segments.append(Segment(steps, begin, before, [*w, *v]))
+            begin, before = requiring_grad(w), requiring_grad(v)
+            w, v = _steps(problem, hyper, steps, begin, before, sizes, losses, linked=True)
+            segments.append(Segment(steps, begin, before, [*w, *v], None))
             w = [t.detach() for t in w]
-    path = Path(segments, w, torch.stack(losses) if losses else w[0].new_zeros(0))
+    path = InnerPath(segments, w, torch.stack(losses) if losses else w[0].new_zeros(0))
     problem.check_descent(path.w, path.losses, start.lr)
     return path
 
@@ -131,122 +142,81 @@ def _steps(
     steps: range,
     w: list[Tensor],
     v: list[Tensor],
-    rules: Rules,
+    sizes: StepSizes,
     losses: list[Tensor],
     linked: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Some steps: linked in one graph, or without any."""
-    lr, momentum = rules.differentiable() if linked else (rules.lr, rules.momentum)
+    lr, momentum = sizes.differentiable() if linked else (sizes.lr, sizes.momentum)
     for t in steps:
-        at = w if linked else asked(w)
+        at = w if linked else requiring_grad(w)
         loss, g = problem.inner_gradient(at, hyper, create_graph=linked)
         w, v = step(w, v, g, _at(lr, t), None if momentum is None else _at(momentum, t))
         losses.append(loss)
     return w, v
 
 
+def _again(
+    problem: Problem, hyper: Any, segment: Segment, sizes: StepSizes, losses: Tensor
+) -> Segment:
+    """A segment worked out a second time, with its graph.
+
+    Raises:
+        ValueError: its losses are not what they were.
+    """
+    w, v, again = requiring_grad(segment.w), requiring_grad(segment.v), list[Tensor]()
+    with replayed(segment.random, w[0].device) if segment.random else nullcontext():
+        ends = _steps(problem, hyper, segment.steps, w, v, sizes, again, linked=True)
+    before, after = losses[segment.steps.start : segment.steps.stop], torch.stack(again)
+    rounding = torch.finfo(before.dtype).eps ** 0.5 * before.abs().max()
+    changed = ((after - before).abs() > rounding).nonzero().flatten()
+    if len(changed):
+        t = int(changed[0])
+        raise ValueError(
+            f"inner(w, hyper) gave {before[t].item():g} at step {segment.steps[t]}, and "
+            f"{after[t].item():g} when that step was worked out again: with checkpoint=True it may "
+            "draw from torch's global generators, but otherwise must give the same again; "
+            "checkpoint=False does without"
+        )
+    return Segment(segment.steps, w, v, [*ends[0], *ends[1]], None)
+
+
 def reverse(
-    problem: Problem, start: Start, rules: Rules, path: Path, hypers: list[Tensor], whole: bool
+    problem: Problem,
+    start: Start,
+    sizes: StepSizes,
+    path: InnerPath,
+    hypers: list[Tensor],
+    whole: bool,
 ) -> Hypergradient:
     """From the last segment to the first."""
     value, a, p = problem.outer_gradient(path.w, hypers)
-    hyper, n, rates = problem.hyper(hypers), len(path.w), rules.learned
+    hyper, n, rates = problem.hyper(hypers), len(path.w), sizes.learned
     cotangents = a  # of a segment's ends; nothing depends on the last v
     d_rates: list[Tensor] = [torch.zeros_like(rate) for rate in rates]
     while path.segments:
-        steps, w, v, ends = path.segments.pop()
-        if ends is None:
-            w, v = asked(w), asked(v)
-            linked = _steps(problem, hyper, steps, w, v, rules, [], linked=True)
-            ends = [*linked[0], *linked[1]]
+        segment = path.segments.pop()
+        if segment.ends is None:
+            segment = _again(problem, hyper, segment, sizes, path.losses)
+        _, w, v, ends, _ = segment
+        assert ends is not None
         inputs = [*w, *v] if path.segments or (whole and callable(problem.w0)) else []
         ends = ends[: len(cotangents)]
-        pulled = pull_or_none(ends, [*inputs, *hypers, *rates], cotangents)
-        del ends
+        pulled = vjp_or_none(ends, [*inputs, *hypers, *rates], cotangents)
+        del ends, segment  # the graph goes before that of the next segment is made
         cotangents = [
             torch.zeros_like(x) if d is None else d for x, d in zip(inputs, pulled, strict=False)
         ]
         pulled = pulled[len(inputs) :]
         p = _summed(p, pulled[: len(p)])
         d_rates = _summed(d_rates, pulled[len(p) :])
-    sources, d_sources = rules.sources(), d_rates
+    sources, d_sources = sizes.sources(), d_rates
     if whole and callable(problem.w0):
         sources, d_sources = [*sources, *start.w], [*d_sources, *cotangents[:n]]
-    p = _summed(p, pull_or_none(sources, hypers, d_sources) if sources else [None] * len(p))
+    p = _summed(p, vjp_or_none(sources, hypers, d_sources))
     return Hypergradient(p, path.w, value, path.losses)
 
 
 def _summed(x: list[Tensor], y: list[Tensor | None]) -> list[Tensor]:
     """x + y, where None stands for zero."""
     return [a if b is None else a + b for a, b in zip(x, y, strict=True)]
-
-
-def forward(problem: Problem, hypers: list[Tensor]) -> Hypergradient:
-    """Z_t, tensors `[Q, *shape of w]` for Q hyperparameters, along with w_t."""
-    _warm_up()
-    hypers = [t.detach() for t in hypers]
-    sizes = [t.numel() for t in hypers]
-    basis = [
-        rows.T.reshape(-1, *t.shape).to(t)
-        for rows, t in zip(torch.eye(sum(sizes)).split(sizes), hypers, strict=True)
-    ]
-
-    def begin(*hyper: Tensor) -> tuple[Tensor, ...]:
-        return tuple(problem.start(list(hyper)).tensors())
-
-    start = problem.start(hypers)
-    n, m = len(start.w), len(hypers)
-    given = [start.lr, *([] if start.momentum is None else [start.momentum])]
-    d_start = _push(begin, hypers, basis)[1]
-    w, Z, d_given = start.w, d_start[:n], d_start[n:]
-
-    k = n if start.momentum is not None else 0  # the tensors of v
-
-    def phi(*tensors: Tensor) -> tuple[Tensor, ...]:
-        """One step, of w, v, the hyperparameters and the rates."""
-        w, v, rates = tensors[:n], list(tensors[n : n + k]), tensors[n + k + m :]
-        hyper = problem.hyper(list(tensors[n + k : n + k + m]))
-        g, loss = grad_and_value(lambda w: problem.inner_loss(list(w), hyper))(w)
-        w_next, v_next = step(list(w), v, list(g), rates[0], rates[1] if k else None)
-        return *w_next, *v_next, loss
-
-    v, d_v = [torch.zeros_like(x) for x in w[:k]], [torch.zeros_like(x) for x in Z[:k]]
-    losses: list[Tensor] = []
-    if problem.steps:  # where it does not depend on w, this says so
-        problem.inner_gradient(asked(w), problem.hyper(hypers), create_graph=False)
-    for t in range(problem.steps):
-        now = [rate[t] if rate.ndim else rate for rate in given]
-        d_now = [d[:, t] if d.ndim > 1 else d for d in d_given]
-        (*ends, loss), (*d_ends, _) = _push(
-            phi, [*w, *v, *hypers, *now], [*Z, *d_v, *basis, *d_now]
-        )
-        w, v, Z, d_v = ends[:n], ends[n:], d_ends[:n], d_ends[n:]
-        losses.append(loss)
-    path = Path([], w, torch.stack(losses) if losses else w[0].new_zeros(0))
-    problem.check_descent(path.w, path.losses, start.lr)
-    value, a, p = problem.outer_gradient(w, hypers)
-    along = sum((x.flatten(1) @ y.flatten() for x, y in zip(Z, a, strict=True)), start=0.0)
-    parts = torch.as_tensor(along).split(sizes)
-    p = [x + part.view_as(x).to(x) for x, part in zip(p, parts, strict=True)]
-    return Hypergradient(p, path.w, value, path.losses)
-
-
-@cache
-def _warm_up() -> None:
-    """torch's forward mode warns at its first use, of something of its own (torch 2.13)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
-
-
-def _push(
-    function: Callable[..., tuple[Tensor, ...]], at: list[Tensor], along: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The function's values, and its derivatives along each row of `along`, stacked."""
-
-    def one(*direction: Tensor) -> Any:
-        return jvp(function, tuple(at), direction)
-
-    out_dims: Any = (None, 0)
-    values, derivatives = vmap(one, out_dims=out_dims, randomness="same")(*along)
-    return list(values), list(derivatives)
