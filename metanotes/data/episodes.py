@@ -63,11 +63,8 @@ class EpisodeSampler(Sampler[Task]):
         rows, turns = self.examples.draw(tasks, n, k + q, self.generator)  # [T, N, K+Q], [T, N]
         # All support rows, then all query rows: one gather, and both parts are contiguous.
         rows = torch.cat([rows[..., :k].flatten(), rows[..., k:].flatten()])
-        if self.examples.rotations is None:
-            x = self.examples.inputs(rows)
-        else:
-            turns = torch.cat([turns.flatten().repeat_interleave(m) for m in (k, q)])
-            x = self.examples.inputs(rows, turns)
+        turns = torch.cat([turns.flatten().repeat_interleave(m) for m in (k, q)])
+        x = self.examples.inputs(rows, turns)
         support, query = slice(tasks * n * k), slice(tasks * n * k, None)
         return Task(self._batch(x, support, tasks, n, k), self._batch(x, query, tasks, n, q))
 

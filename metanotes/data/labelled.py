@@ -65,7 +65,8 @@ class Examples:
 
         Args:
             rows: which examples, `[n]`, on any device.
-            turns: how many quarter turns counterclockwise each is to be given, `[n]`.
+            turns: how many quarter turns counterclockwise each is to be given, `[n]`; without
+                rotations they are not looked at.
 
         Returns:
             `[n, ...]`, or a dict of such tensors. A tensor of uint8 comes as float32 in 0..1; the
@@ -73,7 +74,7 @@ class Examples:
         """
         # index_select copies whole rows, where indexing goes by pixel.
         x = mapped(self.x, lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
-        if turns is not None:
+        if self.rotations is not None and turns is not None:
             x = rotate(x, turns)
         if isinstance(x, Tensor) and x.dtype == torch.uint8:
             x = x.float().div_(255)

@@ -31,15 +31,11 @@ class PairSampler(Sampler[Task]):
         self.size = checks.count("size", size)
         self.source, self.target = (Examples(data, self.device) for data in (source, target))
         if self.source.shape != self.target.shape:
-            shapes = [s if isinstance(s, Mapping) else list(s) for s in self._shapes()]
             raise ValueError(
-                f"source has inputs {shapes[0]} and target {shapes[1]}: an encoder takes both; "
-                "resize one, or repeat its grey channel (x.expand(-1, 3, -1, -1))"
+                f"source has inputs {self.source.shape} and target {self.target.shape}: an encoder "
+                "takes both; resize one, or repeat its grey channel (x.expand(-1, 3, -1, -1))"
             )
         _check_scales(self.source.x, self.target.x)
-
-    def _shapes(self) -> tuple[Any, Any]:
-        return self.source.shape, self.target.shape
 
     def config(self) -> dict[str, Any]:
         return {

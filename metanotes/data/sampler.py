@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metanotes._ground import checks
 
+#: What a sampler draws: a `Task`, `Functions`, `Sequences`, ...
 Drawn = TypeVar("Drawn")
 Count = int | tuple[int, int]  # a number of examples; or a range, from which each batch has its own
 

@@ -68,11 +68,8 @@ class SequenceSampler(Sampler[Sequences]):
         shown = one_hot(y, self.ways)  # [T, L, N]
         presentation = shown.cumsum(1).gather(2, y[..., None]).squeeze(2)  # [T, L]
         task = torch.arange(tasks, device="cpu")[:, None]
-        chosen = rows[task, y, presentation - 1].flatten()
-        if self.examples.rotations is None:
-            x = self.examples.inputs(chosen)
-        else:
-            x = self.examples.inputs(chosen, turns.gather(1, y).flatten())
+        rows, turns = rows[task, y, presentation - 1], turns.gather(1, y)  # [T, L]
+        x = self.examples.inputs(rows.flatten(), turns.flatten())
         x = mapped(x, lambda tensor: tensor.unflatten(0, (tasks, self.length)))
         real = isinstance(x, Tensor) and x.is_floating_point()
         previous = shown.roll(1, 1).to(self.device, x.dtype if real else torch.float32)

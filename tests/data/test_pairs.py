@@ -52,7 +52,7 @@ def test_the_seed_decides_and_the_stream_resumes() -> None:
 
 def test_domains_of_different_shapes() -> None:
     grey, colour = (Batch(torch.zeros(5, c, 8, 8), torch.zeros(5).long()) for c in (1, 3))
-    with pytest.raises(ValueError, match=r"source has inputs \[1, 8, 8\] and target \[3, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"source has inputs \(1, 8, 8\) and target \(3, 8, 8\)"):
         domain_pairs(grey, colour)
 
 

@@ -12,13 +12,11 @@ import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from metanotes.data.files.damage import DamagedDataError
-
-Read = TypeVar("Read")
 
 _declared: torch.library.Library | None = None  # the declarations last as long as this does
 
@@ -51,8 +49,8 @@ def read_or_fetch(
     *,
     download: bool,
     fetch: Callable[[Any], object],
-    read: Callable[[], Read],
-) -> Read:
+    read: Callable[[], Any],
+) -> Any:
     """What `read` returns of files that are there, or are fetched; its errors say what would do.
 
     Args:
