@@ -1,24 +1,21 @@
-"""What each mode of `metanotes.hypergradient` costs: `python -m benchmarks.hypergradient_cost`.
+"""What each mode of `metanotes.hypergradient` costs, as the steps T or the hyperparameters grow.
 
-Time (the median of the rounds, all modes in turn) and memory (held at most), as the steps T grow
-and as the hyperparameters do; logistic regression with 100 000 parameters. The record goes to
-results/hypergradients/cost.json, which a chapter draws. `--peers` also runs the comparison with
-other libraries (bilevel.py), into results/hypergradients/peers.json.
+Logistic regression with 100 000 parameters. The chapter draws the record that this makes:
+
+    python -m benchmarks --only ^hypergradient_cost/ --threads 1 \
+        --record results/hypergradients/cost.json
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import bilevel, extras, report
-from benchmarks.measure import Effort, Machine, compare
+from benchmarks.measure import Curve, Step, Workload
 from metanotes import hypergradient
 
 MODES: dict[str, dict[str, Any]] = {
@@ -31,15 +28,30 @@ MODES: dict[str, dict[str, Any]] = {
 }
 STEPS = (10, 20, 50, 100, 200)
 HYPERPARAMETERS = (1, 2, 5, 10, 20, 50)
-FEATURES, CLASSES, EXAMPLES = 1000, 100, 50
 
 
-def problem(groups: int) -> tuple[Any, ...]:
-    """outer, inner, w0 and the hyperparameters: a penalty for each group of features."""
+class Problem(NamedTuple):
+    """What `hypergradient` takes by place."""
+
+    outer: Callable[[Tensor, Tensor], Tensor]
+    inner: Callable[[Tensor, Tensor], Tensor]
+    w0: Tensor
+    hyper: Tensor
+
+
+def problem(
+    groups: int,
+    features: int,
+    classes: int,
+    examples: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Problem:
+    """Logistic regression with a penalty for each group of features."""
     g = torch.Generator().manual_seed(0)
-    x, xv = torch.randn(2, EXAMPLES, FEATURES, generator=g) / FEATURES**0.5
-    y, yv = torch.randint(CLASSES, (2, EXAMPLES), generator=g)
-    group = torch.arange(FEATURES) % groups
+    x, xv = (torch.randn(2, examples, features, generator=g) / features**0.5).to(device, dtype)
+    y, yv = torch.randint(classes, (2, examples), generator=g).to(device)
+    group = torch.arange(features, device=device) % groups
 
     def inner(w: Tensor, hyper: Tensor) -> Tensor:
         penalty = hyper.exp()[group] @ w.square().sum(1)
@@ -48,61 +60,35 @@ def problem(groups: int) -> tuple[Any, ...]:
     def outer(w: Tensor, hyper: Tensor) -> Tensor:
         return F.cross_entropy(xv @ w, yv)
 
-    return outer, inner, torch.zeros(FEATURES, CLASSES), torch.full((groups,), -4.0)
+    return Problem(outer, inner, x.new_zeros(features, classes), x.new_full((groups,), -4.0))
 
 
-def curve(machine: Machine, values: tuple[int, ...], axis: str, rounds: int) -> dict[str, Any]:
-    """Seconds and bytes of every mode at every value."""
-    made: dict[str, Any] = {name: {"seconds": [], "bytes": []} for name in MODES}
-    for value in values:
-        groups, steps = (10, value) if axis == "steps" else (value, 50)
-        work = problem(groups)
-        calls = {
-            name: lambda mode=mode, work=work, steps=steps: hypergradient(
-                *work, steps=steps, lr=1.0, **mode
-            )
-            for name, mode in MODES.items()
-        }
-        for call in calls.values():
-            call()
-        times: dict[str, list[float]] = {name: [] for name in MODES}
-        for _ in range(rounds):
-            for name, call in calls.items():
-                times[name].append(machine.seconds(call))
-        for name, call in calls.items():
-            made[name]["seconds"].append(float(f"{statistics.median(times[name]):.4g}"))
-            made[name]["bytes"].append(machine.peak(call))
-        print(axis, value, {name: made[name]["seconds"][-1] for name in MODES}, flush=True)
-    return {"axis": axis, "values": list(values), "modes": made}
+def cost(
+    groups: int, steps: int, features: int = 1000, classes: int = 100, examples: int = 50
+) -> Workload:
+    """One hypergradient in every mode."""
+
+    def mode(settings: dict[str, Any]) -> Callable[[Problem], Step]:
+        def contender(work: Problem) -> Step:
+            return lambda: [hypergradient(*work, steps=steps, lr=1.0, **settings).gradient]
+
+        return contender
+
+    def work(dtype: torch.dtype, device: torch.device) -> Problem:
+        return problem(groups, features, classes, examples, dtype, device)
+
+    contenders = {name: mode(settings) for name, settings in MODES.items()}
+    name = f"hypergradient of {groups} hyperparameters, {steps} steps"
+    return Workload(name, work, contenders, reference="", ours="reverse")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument("--peers", action="store_true", help="instead, beside other libraries")
-    parser.add_argument("--folder", type=Path, default=Path("results/hypergradients"))
-    opts = parser.parse_args()
-    machine = Machine("cpu", opts.threads)
-    record: dict[str, Any] = {"machine": machine.describe()}
-    command = f"python -m benchmarks.hypergradient_cost --threads {opts.threads}"
-    if opts.peers:
-        for missing in extras.install():
-            print(f"could not be installed: {missing}")
-        record |= {"command": f"{command} --seconds {opts.seconds:g} --peers", "workloads": []}
-        for workload in bilevel.standard():
-            rows = compare(workload, machine, Effort(5, opts.seconds))
-            record["workloads"].append(report.entry(workload, rows))
-            print(report.table(record["workloads"][-1]), flush=True)
-    else:
-        record |= {"command": f"{command} --rounds {opts.rounds}", "parameters": FEATURES * CLASSES}
-        record["curves"] = [
-            curve(machine, STEPS, "steps", opts.rounds),
-            curve(machine, HYPERPARAMETERS, "hyperparameters", opts.rounds),
-        ]
-    report.write(opts.folder / ("peers.json" if opts.peers else "cost.json"), record)
-
-
-if __name__ == "__main__":
-    main()
+def curves() -> Iterator[Curve]:
+    """Ten hyperparameters as T grows, and 50 steps as they grow."""
+    yield Curve("cost with steps", "steps", STEPS, lambda T: cost(10, T), "curves")
+    yield Curve(
+        "cost with hyperparameters",
+        "hyperparameters",
+        HYPERPARAMETERS,
+        lambda groups: cost(groups, 50),
+        "curves",
+    )
