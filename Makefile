@@ -82,7 +82,7 @@ notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=noteb
 	$(BIN)/python tools/chapters.py $(NB)
 
 # All cores, whatever the tests leave to each process.
-bench: $(ENV)  ## metanotes beside its peers, a quarter of an hour; BENCH="--help" for the options
+bench: $(ENV)  ## metanotes beside its peers, some twenty minutes; BENCH="--help" for the options
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks $(BENCH)
 
 fuzz: $(ENV)  ## random cases beside the plain loop, for SECONDS=600, from the seed FIRST=0 on

@@ -37,20 +37,20 @@ def install() -> list[str]:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-            made = Path(name) / "made"
-            made.mkdir()
+            filled = Path(name) / "peers"
+            filled.mkdir()
             for pin in pins:
                 print(f"installing {pin}", flush=True)
                 get = _unpack_learn2learn if pin.startswith("learn2learn") else _install_wheel
                 try:
-                    get(pin, made)
+                    get(pin, filled)
                 except subprocess.CalledProcessError as error:
                     missing.append(f"{pin}: {error.stderr.strip().splitlines()[-1]}")
             if missing:  # use what there is, and try again next time
                 folder = Path(tempfile.mkdtemp(prefix="metanotes-peers-"))
-                shutil.copytree(made, folder, dirs_exist_ok=True)
+                shutil.copytree(filled, folder, dirs_exist_ok=True)
             else:
-                made.rename(folder)
+                filled.rename(folder)
     sys.path.append(str(folder))  # last: nothing of the environment is hidden by it
     importlib.invalidate_caches()
     return missing

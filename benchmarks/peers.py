@@ -1,4 +1,4 @@
-"""The contenders: ways to the meta-gradient of MAML, each in the words of its own library.
+"""The contenders of a meta-step of MAML, each in the words of its own library.
 
 A contender takes a `MetaStep`, prepares what it needs once, and returns the step that is timed: it
 leaves the meta-gradient in the `.grad` of the parameters. Each is written as its library's own
@@ -8,64 +8,19 @@ one begins: that is as fast as one pass at the end, and holds one task's graph r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Unpack
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from metanotes import MAML, Task
-from metanotes.engine import Computing
-from metanotes.learner import Loss
+from benchmarks.measure import OURS, REFERENCE, Step
+from benchmarks.meta_step import Contenders, MetaStep
+from metanotes import MAML
 
-Step = Callable[[], Sequence[Tensor]]
 Theta = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class MetaStep:
-    """One meta-step of MAML.
-
-    Args:
-        model: phi is its parameters.
-        tasks: T tasks, support x `[T, N, ...]` and query alike.
-        inner_lr: the inner step size.
-        steps: inner steps.
-        loss: of one task, inside and outside.
-        first_order: hold the inner gradients constant.
-    """
-
-    model: nn.Module
-    tasks: Task
-    inner_lr: float
-    steps: int
-    loss: Loss
-    first_order: bool = False
-
-    def each_task(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Support x and y, query x and y of one task after the other."""
-        return zip(*self.tasks.support, *self.tasks.query, strict=True)
-
-    def mean(self, loss: Tensor) -> Tensor:
-        """What the loss of one task contributes to the mean."""
-        return loss / len(self.tasks.support.x)
-
-    def step(self, backward: Callable[[], None]) -> Step:
-        """The step that is timed, of a function that adds the meta-gradient to `.grad`."""
-        phi = list(self.model.parameters())
-
-        def run() -> list[Tensor]:
-            for p in phi:
-                p.grad = None
-            backward()
-            return [torch.zeros_like(p) if p.grad is None else p.grad for p in phi]
-
-        return run
-
-
-Contender = Callable[[MetaStep], Step]
 
 
 def plain_loop(work: MetaStep) -> Step:
@@ -87,22 +42,27 @@ def plain_loop(work: MetaStep) -> Step:
     return work.step(backward)
 
 
-def metanotes(work: MetaStep, **options: Unpack[Computing]) -> Step:
-    """Ours; options as of `MAML`."""
-    learner = MAML(
-        work.model,
-        work.inner_lr,
-        work.steps,
-        first_order=work.first_order,
-        loss=work.loss,
-        **options,
-    )
+# Small networks, and all on a GPU, are worked on in recorded operations; older versions, beside
+# which `--against` measures, record unasked.
+RECORDED: dict[str, Any] = {"record": True}
+
+
+def maml(work: MetaStep, small: bool = False, **options: Any) -> MAML:
+    """Our learner for this work; options as of `MAML`."""
+    record = small or (work.tasks.support.x.is_cuda and not options)
+    options = {"first_order": work.first_order, "loss": work.loss, **options}
+    if record:
+        try:
+            return MAML(work.model, work.inner_lr, work.steps, **options, **RECORDED)
+        except TypeError:  # an older version, without such an option
+            pass
+    return MAML(work.model, work.inner_lr, work.steps, **options)
+
+
+def metanotes(work: MetaStep, small: bool = False, **options: Any) -> Step:
+    """Ours; `small` for small networks, options as of `MAML`."""
+    learner = maml(work, small, **options)
     return work.step(lambda: learner(work.tasks).mean().backward())
-
-
-def metanotes_checkpoint(work: MetaStep) -> Step:
-    """Ours, with less memory for more time."""
-    return metanotes(work, checkpoint=True)
 
 
 def learn2learn(work: MetaStep) -> Step:
@@ -226,21 +186,27 @@ def _mean_of(gradients: Callable[..., Theta], work: MetaStep) -> Callable[[], No
     return backward
 
 
-OURS, REFERENCE = "metanotes", "plain loop"
-BASIC: dict[str, Contender] = {
+BASIC: Contenders = {REFERENCE: plain_loop, "torch.func": torch_func, OURS: metanotes}
+ALL: Contenders = {
     REFERENCE: plain_loop,
-    "torch.func": torch_func,
-    OURS: metanotes,
-}
-LIBRARIES: dict[str, Contender] = {
     "learn2learn": learn2learn,
     "higher": higher,
     "TorchOpt": torchopt,
-}
-ALL: dict[str, Contender] = {
-    REFERENCE: plain_loop,
-    **LIBRARIES,
     "torch.func": torch_func,
     "torch.func, vmap outermost": torch_func_inside,
     OURS: metanotes,
 }
+COMPILED: Contenders = {
+    "torch.func, compiled": torch_func_compiled,
+    "metanotes, compiled": partial(metanotes, compile=True),
+}
+# Ours, with less memory for more time.
+CHECKPOINT: Contenders = {"metanotes, checkpoint": partial(metanotes, checkpoint=True)}
+
+
+def some(*names: str) -> Contenders:
+    """Those of these names."""
+    return {name: ALL[name] for name in names}
+
+
+LIGHT = some(REFERENCE, "learn2learn", "TorchOpt", OURS)

@@ -43,6 +43,7 @@ from metanotes.methods.optimizers import (
     trajectory,
 )
 from metanotes.task import Batch, Task
+from metanotes.theta import over_tasks
 from metanotes.training import CheckpointError, History, NonFiniteLossError, meta_train
 from metanotes.update_rules import SGD, Adam, Momentum, RMSprop, UpdateRule
 
@@ -89,6 +90,7 @@ __all__ = [
     "meta_train",
     "mmd",
     "mse",
+    "over_tasks",
     "reinforce",
     "scale_invariant_mse",
     "trajectory",

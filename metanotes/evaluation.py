@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from metanotes._ground.checks import count
 from metanotes._ground.progress import progress_bar
-from metanotes.engine import Plan, plan_for
+from metanotes.engine import Plan, plan_for, slow_rules_refused
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.task import (
     Batch,
@@ -248,8 +248,9 @@ def _together(learner: Learner, tasks: Task, steps: int | None, plan: Plan) -> T
         among_all = learner.predict(adapted, one.query.x)[:, :3].double()
     right = _each_alone(learner, adapted, few, plan, "none").double()
     try:
-        several = _each_alone(learner, adapted, few, plan, "several").double()
-    except (RuntimeError, NotImplementedError):  # no batching rule, a branch on data
+        with slow_rules_refused():
+            several = _each_alone(learner, adapted, few, plan, "several").double()
+    except (RuntimeError, NotImplementedError, UserWarning):  # no batching rule, a branch on data
         return "none"
     spread = float((right - right.mean(1, keepdim=True)).abs().max())
     scale = max(spread, 1e-3 * float(right.abs().max()))

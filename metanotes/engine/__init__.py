@@ -4,7 +4,7 @@ It knows tasks, thetas and a small protocol (`Learned`), and no learner by name.
 who owns a training loop, `plan_for` for who judges a learner.
 """
 
-from metanotes.engine.plan import Plan, plan_for
+from metanotes.engine.plan import Plan, plan_for, slow_rules_refused
 from metanotes.engine.protocol import Computing, Learned, Options, Workshop
 from metanotes.engine.recordings import recording
 from metanotes.engine.step import meta_step
@@ -18,4 +18,5 @@ __all__ = [
     "meta_step",
     "plan_for",
     "recording",
+    "slow_rules_refused",
 ]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from metanotes._ground.randomness import cuda_devices
-from metanotes.engine.protocol import Learned
+from metanotes.engine.protocol import Learned, Options
 from metanotes.engine.task_layers import TaskLayers
 from metanotes.task import Task, map_tensors, select, task_count
 from metanotes.theta import ONE_BY_ONE, How, in_force
@@ -135,10 +136,13 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         group = _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
         how = ONE_BY_ONE
-        for candidate in _candidates(convolves, group, learner.options.keep_graph):
-            tried = _numbers(learner, two, candidate, plain_attention)
+        # torch's fast attention has no rule for vmap: ordinary products have.
+        for attention, candidate in product(
+            sorted({plain_attention, True}), _candidates(convolves, group, learner.options)
+        ):
+            tried = _numbers(learner, two, candidate, attention)
             if tried is not None and _alike(tried, numbers) and not _keeps_batched(learner):
-                how = candidate
+                how, plain_attention = candidate, attention
                 break
     if outside:
         how, group = how._replace(apart=False), 1 << 62
@@ -159,7 +163,7 @@ def _group(learner: Learned, flops: int) -> int:
     return max(1, (GROUP // 2 if learner.options.checkpoint else GROUP) // flops)
 
 
-def _candidates(convolves: bool, group: int, keep_graph: bool) -> Sequence[How]:
+def _candidates(convolves: bool, group: int, options: Options) -> Sequence[How]:
     """The ways to try, the fastest first."""
     if not convolves:
         return [How(at_once=True)] if group > 1 else []
@@ -167,7 +171,7 @@ def _candidates(convolves: bool, group: int, keep_graph: bool) -> Sequence[How]:
     if group == 1:
         return [by_one]
     at_once = How(at_once=True, apart=True, channels_last=True)
-    if keep_graph:  # the layers can be differentiated twice only
+    if options.keep_graph:  # the layers can be differentiated twice only
         return [at_once._replace(apart=False, channels_last=False), by_one]
     return [at_once._replace(layers=TaskLayers), at_once, by_one]
 
@@ -191,15 +195,18 @@ def _plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
 def _numbers(learner: Learned, two: Task, how: How, plain_attention: bool) -> list[Tensor] | None:
     """What `probe` gives in this way, or None where the model or torch cannot be worked so."""
     try:
-        with ExitStack() as stack:
-            stack.enter_context(warnings.catch_warnings())
-            # torch loops by itself where it lacks a rule: no faster than one by one.
-            warnings.filterwarnings("error", "There is a performance drop")
-            stack.enter_context(working(how, plain_attention))
-            stack.enter_context(Still())
+        with slow_rules_refused(), working(how, plain_attention), Still():
             return learner.probe(two)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
         return None
+
+
+@contextmanager
+def slow_rules_refused() -> Iterator[None]:
+    """An error where vmap lacks a rule and torch loops by itself: no faster than one by one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "There is a performance drop")
+        yield
 
 
 def _alike(tried: Sequence[Tensor], right: Sequence[Tensor]) -> bool:

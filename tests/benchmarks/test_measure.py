@@ -1,15 +1,16 @@
 """The measures of the benchmarks: what they check, weigh and count is right. Nothing is timed."""
 
 import dataclasses
-import json
 import threading
 
 import pytest
 import torch
 
-from benchmarks import bilevel, peers, report, workloads
-from benchmarks.__main__ import command, main, settings
-from benchmarks.measure import Effort, Machine, Row, Workload, compare, count, quartiles
+from benchmarks import peers, report
+from benchmarks.floor import count
+from benchmarks.machine import Machine
+from benchmarks.measure import REFERENCE, Effort, Row, Workload, compare, quartiles
+from benchmarks.workloads.sine import sine
 from tests.plainly import in_new_process
 
 ONCE = Effort(runs=1, seconds=0, warm=0)
@@ -20,36 +21,26 @@ def machine() -> Machine:
     return Machine("cpu", threads=1)
 
 
-def rows_of(workload: Workload, machine: Machine) -> dict[str, Row]:
-    return {row.contender: row for row in compare(workload, machine, ONCE)}
+def rows_of(workload: Workload, machine: Machine, effort: Effort = ONCE) -> dict[str, Row]:
+    return {row.contender: row for row in compare(workload, machine, effort)}
 
 
 @pytest.mark.parametrize("first_order", [False, True])
 def test_contenders_agree_in_the_meta_gradient(machine, first_order):
     few = {**peers.BASIC, "inside": peers.torch_func_inside}
-    work = workloads.sine(tasks=3, steps=2, width=5, first_order=first_order, contenders=few)
+    work = sine(tasks=3, steps=2, width=5, first_order=first_order, contenders=few)
     for name, row in rows_of(work, machine).items():
         assert row.note == ""
         assert not row.wrong
-        assert (row.error is None) == (name == peers.REFERENCE)
+        assert (row.error is None) == (name == REFERENCE)
         assert len(row.seconds) == 1
-
-
-@pytest.mark.parametrize("work", bilevel.quick(), ids=lambda work: work.name.split(":")[0])
-def test_contenders_agree_in_the_hypergradient(machine, work):
-    for name, row in rows_of(work, machine).items():
-        assert row.note == ""
-        assert not row.wrong
-        assert (row.error is None) == (name == bilevel.REFERENCE)
 
 
 def test_a_wrong_contender_is_timed_and_reported_as_wrong(machine):
     def one_step_too_few(work):
         return peers.plain_loop(dataclasses.replace(work, steps=work.steps - 1))
 
-    work = workloads.sine(
-        tasks=2, steps=2, width=3, contenders={**peers.BASIC, "hasty": one_step_too_few}
-    )
+    work = sine(tasks=2, steps=2, width=3, contenders={**peers.BASIC, "hasty": one_step_too_few})
     rows = rows_of(work, machine)
     assert rows["hasty"].wrong
     assert rows["hasty"].seconds
@@ -61,7 +52,7 @@ def test_a_contender_that_is_not_there_is_left_out_and_says_why(machine):
     def absent(work):
         import a_library_that_nobody_has  # noqa: F401
 
-    work = workloads.sine(tasks=2, width=3, contenders={**peers.BASIC, "absent": absent})
+    work = sine(tasks=2, width=3, contenders={**peers.BASIC, "absent": absent})
     rows = rows_of(work, machine)
     assert rows["absent"].seconds == []
     line = report.table(report.entry(work, list(rows.values()))).splitlines()[-1]
@@ -124,8 +115,7 @@ def test_memory_that_the_backward_pass_needs_is_counted_once_while_it_is_held():
 
 def test_operations_of_a_meta_step_grow_with_the_tasks(machine):
     work = [
-        peers.plain_loop(workloads.sine(tasks=n, width=4).work(torch.float32, machine.device))
-        for n in (1, 3)
+        peers.plain_loop(sine(tasks=n, width=4).work(torch.float32, machine.device)) for n in (1, 3)
     ]
     one, three = (count(step) for step in work)
     assert three.flops == 3 * one.flops
@@ -138,32 +128,50 @@ def test_quartiles():
     assert quartiles([2.0]) == (2.0, 2.0, 2.0)
 
 
-def test_settings_are_arguments_of_a_workload():
-    given = settings("tasks=3,pool=max,first_order=1")
-    assert given == {"tasks": 3, "pool": "max", "first_order": 1}
-    assert workloads.conv(**given).name.endswith("3 tasks, 1 step, first order")
+def test_a_contender_that_does_other_work_is_weighed_and_not_compared(machine):
+    def other(work):
+        step = peers.plain_loop(dataclasses.replace(work, steps=0))
+        return lambda: step()[:0]
+
+    rows = rows_of(sine(tasks=2, width=3, contenders={**peers.BASIC, "other": other}), machine)
+    assert rows["other"].note == ""
+    assert rows["other"].error is None
+    assert rows["other"].seconds
 
 
-def test_a_record_names_no_path():
-    line = command(["--runs", "9", "--record", "kept/a.json", "--plots=kept"])
-    assert line == "python -m benchmarks --runs 9"
+@pytest.mark.parametrize(("warm", "calls"), [(0, 0), (2, 7)])
+def test_a_contender_is_warmed_up_as_its_workload_asks(machine, warm, calls):
+    counted = []
+    workload = Workload(
+        "counting",
+        lambda dtype, device: None,
+        {
+            "metanotes": lambda _: lambda: counted.append("ours") or (),
+            "another": lambda _: lambda: counted.append("another") or (),
+        },
+        reference="",
+        warm={"metanotes": 7},
+    )
+    compare(workload, machine, Effort(runs=0, seconds=0, most=0, warm=warm))
+    ours, another = counted.count("ours"), counted.count("another")
+    assert (ours, another) == (1 + calls + 1, 1 + warm + 1)  # the first, and that for its memory
 
 
-def test_a_quick_run_prints_draws_and_records(tmp_path, capsys):
-    path = tmp_path / "results" / "quick.json"
-    arguments = ["--quick", "--threads", "1", "--record", str(path), "--plots", str(tmp_path)]
-    main(arguments)
-    record = json.loads(path.read_text(encoding="utf-8"))
-    printed = capsys.readouterr().out
-    for made in record["workloads"]:
-        assert made["workload"] in printed
-        assert {row["name"] for row in made["contenders"]} == set(peers.BASIC)
-        for row in made["contenders"]:
-            assert "note" not in row
-            # torch.func is wrong where batch normalisation has weights, as of torch 2.13.
-            assert row["name"] == "torch.func" or not row.get("wrong")
-            assert row["ratio"][0] <= row["ratio"][1] <= row["ratio"][2]
-        assert made["floor"]["gflop"] > 0
-    assert [p.name for p in path.parent.iterdir()] == ["quick.json"]
-    assert len(list(tmp_path.glob("*.svg"))) == 1
-    assert str(tmp_path) not in path.read_text(encoding="utf-8")
+def test_small_networks_ask_for_recordings_where_there_are_any(monkeypatch, machine):
+    work = sine(tasks=2, width=3).work(torch.float32, machine.device)
+    asked = []
+
+    class WithRecordings(peers.MAML):
+        def __init__(self, *arguments, record=False, **options):
+            asked.append(record)
+            super().__init__(*arguments, **options)
+
+    class Without(peers.MAML):
+        def __init__(self, model, inner_lr, steps, first_order, loss):
+            super().__init__(model, inner_lr, steps, first_order=first_order, loss=loss)
+
+    for kind in (WithRecordings, Without):
+        monkeypatch.setattr(peers, "MAML", kind)
+        for small in (True, False):
+            assert peers.maml(work, small=small)(work.tasks).shape == (2,)
+    assert asked == [True, False]

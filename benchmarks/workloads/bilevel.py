@@ -2,13 +2,18 @@
 
 A contender takes a `Bilevel`, prepares what it needs once, and returns the step that is timed,
 which returns the hypergradient. Of the implicit methods each first descends as the plain loop does.
+The chapter reads the record that this makes:
+
+    python -m benchmarks --only ^bilevel/ --threads 1 --seconds 12 \
+        --record results/hypergradients/peers.json
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.nn import functional as F
 
-from benchmarks.measure import Step, Workload
+from benchmarks.measure import OURS, REFERENCE, Step, Workload
 from metanotes import hypergradient
 
 Tensors = tuple[Tensor, ...]
@@ -47,10 +52,11 @@ class Bilevel:
     tolerance: float = 1e-4
 
 
-Contender = Callable[[Bilevel], Step]
+Contenders = Mapping[str, Callable[[Bilevel], Step]]
 
 
-def asked(tensors: Tensors) -> Tensors:
+def wanted(tensors: Tensors) -> Tensors:
+    """The same values, to be differentiated by."""
     return tuple(t.detach().requires_grad_() for t in tensors)
 
 
@@ -61,7 +67,7 @@ def plain_loop(work: Bilevel) -> Step:
     """What one writes first: `autograd.grad` with `create_graph`, and one backward pass."""
 
     def step() -> Tensors:
-        hyper, w = asked(work.hyper), asked(work.w0)
+        hyper, w = wanted(work.hyper), wanted(work.w0)
         for _ in range(work.steps):
             g = torch.autograd.grad(work.inner(w, hyper), w, create_graph=True)
             w = tuple(x - work.lr * y for x, y in zip(w, g, strict=True))
@@ -74,7 +80,7 @@ def ours(work: Bilevel, **options: Any) -> Step:
     """`metanotes.hypergradient`; options as of it."""
 
     def step() -> Tensors:
-        made = hypergradient(
+        result = hypergradient(
             work.outer,
             work.inner,
             work.w0,
@@ -84,14 +90,9 @@ def ours(work: Bilevel, **options: Any) -> Step:
             iterations=work.terms,
             **options,
         )
-        return tuple(made.gradient)
+        return tuple(result.gradient)
 
     return step
-
-
-def ours_checkpoint(work: Bilevel) -> Step:
-    """Ours, with less memory for more time."""
-    return ours(work, checkpoint=True)
 
 
 class Parameters(nn.Module):
@@ -110,7 +111,7 @@ def higher(work: Bilevel) -> Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=work.lr)
 
     def step() -> Tensors:
-        hyper = asked(work.hyper)
+        hyper = wanted(work.hyper)
         with innerloop_ctx(model, optimizer) as (learner, inner):
             for _ in range(work.steps):
                 inner.step(work.inner(tuple(learner.parameters()), hyper))
@@ -130,15 +131,15 @@ def torchopt(work: Bilevel) -> Step:
         return tuple(model.w._parameters.values())  # type: ignore[arg-type]
 
     def step() -> Tensors:
-        hyper = asked(work.hyper)
+        hyper = wanted(work.hyper)
         start = extract_state_dict(model.w, by="reference")
         start_inner = extract_state_dict(inner, by="reference")
         for _ in range(work.steps):
             inner.step(work.inner(w(), hyper))
-        found = torch.autograd.grad(work.outer(w(), hyper), hyper)
+        gradient = torch.autograd.grad(work.outer(w(), hyper), hyper)
         recover_state_dict(model.w, start)
         recover_state_dict(inner, start_inner)
-        return found
+        return gradient
 
     return step
 
@@ -163,7 +164,7 @@ def descended(work: Bilevel) -> Tensors:
     """w_T, without a graph."""
     w = work.w0
     for _ in range(work.steps):
-        w = asked(w)
+        w = wanted(w)
         with torch.enable_grad():
             g = torch.autograd.grad(work.inner(w, work.hyper), w)
         w = tuple(x.detach() - work.lr * y for x, y in zip(w, g, strict=True))
@@ -178,12 +179,12 @@ def plain_implicit(work: Bilevel, conjugate: bool) -> Step:
     """Neumann series or conjugate gradients on one graph of the inner gradient."""
 
     def step() -> Tensors:
-        hyper, w = asked(work.hyper), asked(descended(work))
+        hyper, w = wanted(work.hyper), wanted(descended(work))
         n = len(w)
-        found = torch.autograd.grad(
+        outer = torch.autograd.grad(
             work.outer(w, hyper), (*w, *hyper), allow_unused=True, materialize_grads=True
         )
-        a, direct = found[:n], found[n:]
+        a, direct = outer[:n], outer[n:]
         g = torch.autograd.grad(work.inner(w, hyper), w, create_graph=True)
 
         def product(p: Tensors) -> Tensors:
@@ -211,26 +212,6 @@ def plain_implicit(work: Bilevel, conjugate: bool) -> Step:
     return step
 
 
-def plain_neumann(work: Bilevel) -> Step:
-    """The reference of the Neumann series."""
-    return plain_implicit(work, conjugate=False)
-
-
-def plain_conjugate(work: Bilevel) -> Step:
-    """The reference of conjugate gradients."""
-    return plain_implicit(work, conjugate=True)
-
-
-def ours_neumann(work: Bilevel) -> Step:
-    """Ours, with the Neumann series."""
-    return ours(work, method="neumann")
-
-
-def ours_conjugate(work: Bilevel) -> Step:
-    """Ours, with conjugate gradients."""
-    return ours(work, method="cg", tolerance=work.tolerance)
-
-
 def hypergrad_neumann(work: Bilevel) -> Step:
     """hypergrad: its `num_iters` counts the products, one less than the terms."""
     from hypergrad.approx_hypergrad import neumann
@@ -239,8 +220,8 @@ def hypergrad_neumann(work: Bilevel) -> Step:
 
     def step() -> Tensors:
         w = descended(work)
-        found: Tensors = neumann(work.inner, work.outer, w, work.hyper, work.terms - 1, work.lr)
-        return found
+        gradient: Tensors = neumann(work.inner, work.outer, w, work.hyper, work.terms - 1, work.lr)
+        return gradient
 
     return step
 
@@ -254,50 +235,51 @@ def torchopt_root(work: Bilevel, solve: Callable[..., object]) -> Step:
         return descended(work)
 
     def step() -> Tensors:
-        hyper = asked(work.hyper)
+        hyper = wanted(work.hyper)
         return torch.autograd.grad(work.outer(solver(work.w0, hyper), hyper), hyper)
 
     return step
 
 
 def torchopt_neumann(work: Bilevel) -> Step:
+    """TorchOpt: `maxiter` counts the products, as hypergrad does."""
     from torchopt.linear_solve import solve_inv
 
     return torchopt_root(work, solve_inv(ns=True, maxiter=work.terms - 1, alpha=work.lr))
 
 
 def torchopt_conjugate(work: Bilevel) -> Step:
+    """TorchOpt: conjugate gradients down to the same residual."""
     from torchopt.linear_solve import solve_cg
 
     return torchopt_root(work, solve_cg(rtol=work.tolerance, atol=0.0, maxiter=1000))
 
 
-OURS, REFERENCE = "metanotes", "plain loop"
-REVERSE: dict[str, Contender] = {
-    REFERENCE: plain_loop,
-    "higher": higher,
-    "TorchOpt": torchopt,
-    "torch.func": torch_func,
-    OURS: ours,
-    "metanotes, checkpoint": ours_checkpoint,
+METHODS: dict[str, Contenders] = {
+    "reverse": {
+        REFERENCE: plain_loop,
+        "higher": higher,
+        "TorchOpt": torchopt,
+        "torch.func": torch_func,
+        OURS: ours,
+        "metanotes, checkpoint": partial(ours, checkpoint=True),  # less memory for more time
+    },
+    "neumann": {
+        REFERENCE: partial(plain_implicit, conjugate=False),
+        "hypergrad": hypergrad_neumann,
+        "TorchOpt": torchopt_neumann,
+        OURS: partial(ours, method="neumann"),
+    },
+    "cg": {
+        REFERENCE: partial(plain_implicit, conjugate=True),
+        "TorchOpt": torchopt_conjugate,
+        OURS: lambda work: ours(work, method="cg", tolerance=work.tolerance),
+    },
 }
-NEUMANN: dict[str, Contender] = {
-    REFERENCE: plain_neumann,
-    "hypergrad": hypergrad_neumann,
-    "TorchOpt": torchopt_neumann,
-    OURS: ours_neumann,
+BASIC: dict[str, Contenders] = {  # need nothing installed
+    method: {name: c for name, c in all_of.items() if name in (REFERENCE, "torch.func", OURS)}
+    for method, all_of in METHODS.items()
 }
-CONJUGATE: dict[str, Contender] = {
-    REFERENCE: plain_conjugate,
-    "TorchOpt": torchopt_conjugate,
-    OURS: ours_conjugate,
-}
-BASIC: dict[str, dict[str, Contender]] = {
-    "reverse": {REFERENCE: plain_loop, "torch.func": torch_func, OURS: ours},
-    "neumann": {REFERENCE: plain_neumann, OURS: ours_neumann},
-    "cg": {REFERENCE: plain_conjugate, OURS: ours_conjugate},
-}
-METHODS = {"reverse": REVERSE, "neumann": NEUMANN, "cg": CONJUGATE}
 
 
 # The work ---------------------------------------------------------------------------------------
@@ -313,7 +295,7 @@ def penalties(
     classes: int = 10,
     examples: int = 500,
     steps: int = 100,
-    contenders: dict[str, Contender] | None = None,
+    contenders: Contenders | None = None,
 ) -> Workload:
     """Logistic regression with a penalty for every feature, in the shape of MNIST."""
 
@@ -343,7 +325,7 @@ def weights(
     width: int = 64,
     examples: int = 500,
     steps: int = 50,
-    contenders: dict[str, Contender] | None = None,
+    contenders: Contenders | None = None,
 ) -> Workload:
     """A network 784-width-10 with a weight for every example."""
 
@@ -372,18 +354,17 @@ def weights(
     return Workload(name, work, contenders or METHODS[method])
 
 
-def standard() -> list[Workload]:
+def standard() -> Iterator[Workload]:
     """What `make bench` measures."""
-    return [
-        penalties("reverse"),
-        weights("reverse"),
-        penalties("reverse", features=20, classes=3, examples=50),
-        penalties("neumann"),
-        weights("neumann"),
-        penalties("cg"),
-    ]
+    yield penalties("reverse")
+    yield weights("reverse")
+    yield penalties("reverse", features=20, classes=3, examples=50)
+    yield penalties("neumann")
+    yield weights("neumann")
+    yield penalties("cg")
 
 
-def quick() -> list[Workload]:
-    """Small work for the contenders that need nothing installed."""
-    return [penalties(m, 7, 3, examples=20, steps=5, contenders=BASIC[m]) for m in METHODS]
+def quick() -> Iterator[Workload]:
+    """Small ones, for the contenders that need nothing installed."""
+    for method, contenders in BASIC.items():
+        yield penalties(method, 7, 3, examples=20, steps=5, contenders=contenders)

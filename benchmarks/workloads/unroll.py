@@ -34,7 +34,7 @@ Tried, and not kept:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -43,11 +43,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from benchmarks.measure import Step, Workload
-from metanotes import Batch, LearningToOptimize, LSTMRule
+from benchmarks.measure import OURS, Step, Workload
+from metanotes import Batch, LSTMRule
 from metanotes.data import Functions
-from metanotes.methods.optimizers import log_and_sign
 from metanotes.nets import mlp
+
+try:
+    from metanotes import LearningToOptimize
+except ImportError:  # an older version, beside which `--against` measures
+    from metanotes import LearningToOptimise as LearningToOptimize  # type: ignore
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class Cells(nn.Module):
 
 def torch_modules(work: Unroll, at_once: bool, sequence: bool = False) -> Step:
     """The unroll with torch's modules, tensor by tensor or for all coordinates at once."""
+    from metanotes.methods.optimizers import log_and_sign  # the features; older versions: elsewhere
+
     cells = Cells(work.rule, sequence)
     start = {n: p.detach() for n, p in work.model.named_parameters()}
 
@@ -188,7 +194,7 @@ CONTENDERS: dict[str, Callable[[Unroll], Step]] = {
     "LSTM cell, all coordinates": lambda work: torch_modules(work, at_once=True),
     "nn.LSTM, all coordinates": lambda work: torch_modules(work, at_once=True, sequence=True),
     "metanotes, autograd's backward": lambda work: metanotes(work, fused=False),
-    "metanotes": metanotes,
+    OURS: metanotes,
 }
 
 
@@ -216,3 +222,13 @@ def unroll(hidden: int = 20, steps: int = 20) -> Workload:
         CONTENDERS,
         reference=REFERENCE,
     )
+
+
+def standard() -> Iterator[Workload]:
+    """What `make bench` measures."""
+    yield unroll()
+
+
+def quick() -> Iterator[Workload]:
+    """A small one."""
+    yield unroll(hidden=3, steps=3)
