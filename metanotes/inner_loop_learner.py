@@ -55,7 +55,8 @@ class InnerLoopLearner(Learner):
         loss: of one task, inside and outside.
         first_order: hold the inner gradients constant.
         adapts: which part of the model adapts: a module of it, the name of a module or of a
-            parameter, or several of these; default: all of it. The rest is learned only. Of an
+            parameter, or several of these; of an `nn.Sequential` also "head", its last module, or
+            "body", those before it; default: all of it. The rest is learned only. Of an
             `nn.Sequential` whose last modules adapt, those before them, the body, work once on
             every example, however many steps follow.
         batch: examples of a fresh minibatch for each inner step, in a random order drawn from
@@ -343,6 +344,10 @@ def parts_of(model: nn.Module, adapts: Part | Sequence[Part]) -> frozenset[str]:
     modules, every = dict(model.named_modules()), dict(model.named_parameters())
     chosen: set[str] = set()
     for part in parts:
+        if part in ("head", "body") and part not in modules:
+            head = check_head(model)
+            assert isinstance(model, nn.Sequential)
+            part = head if part == "head" else model[:-1]
         module = modules.get(part) if isinstance(part, str) else part
         if isinstance(part, str) and part in every:
             chosen.add(names[id(every[part])])

@@ -25,7 +25,7 @@ from metanotes.nets import conv4
 try:
     from metanotes import over_tasks
 except ImportError:  # an older version, beside which `--against` measures
-    from torch.func import vmap as over_tasks
+    from torch.func import vmap as over_tasks  # type: ignore[assignment]
 
 
 class Prototypes(Learner):

@@ -143,6 +143,8 @@ def learned(case: Case, learner: Learner) -> Theta:
     if isinstance(learner.loss, nn.Module):
         parts |= {f"loss {n}": p for n, p in learner.loss.named_parameters()}
     own = {id(p) for p in learner.parameters() if p.requires_grad}
+    if case.method == "HyperRepresentation":  # its head starts at zero, whatever weights it has
+        own -= {id(p) for p in model[-1].parameters()}  # type: ignore[index]
     return {n: p for n, p in parts.items() if id(p) in own}
 
 
