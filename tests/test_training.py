@@ -259,7 +259,11 @@ class Misplaced(Search):
             True,
             r"Constant takes a turn of 'phi', but optimizer= has \['weights', 'alpha'",
         ),
-        (Misplaced, True, "loss of iteration 1 does not depend on what its optimizer moves"),
+        (
+            Misplaced,
+            True,
+            r"loss of iteration 1 \(alpha\) does not depend on what its optimizer moves",
+        ),
     ],
 )
 def test_turns_that_cannot_be_taken_are_refused(make, several, message):
