@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
-import platform
 import random
 import re
 import statistics
@@ -29,6 +27,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from metanotes._ground.machine import cores, processor, versions
 
 Step = Callable[[], Sequence[Tensor]]
 
@@ -114,8 +114,7 @@ class Machine:
 
     def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
         self.device = torch.device(device)
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-        self.threads = threads or cores or 1
+        self.threads = threads or cores()
         torch.set_num_threads(self.threads)
 
     @cached_property
@@ -123,10 +122,7 @@ class Machine:
         """The name of the GPU, or of the processor."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        info = Path("/proc/cpuinfo")
-        found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-        name = found[1] if found else platform.processor() or platform.machine()
-        return re.sub(r"\s+", " ", re.sub(r"\([^)]*\)", "", name)).strip()
+        return processor()
 
     @property
     def slug(self) -> str:
@@ -216,8 +212,7 @@ class Machine:
             "product_gflop_per_s": round(self.limits["flops"] / 1e9, 1),
             "copy_gb_per_s": round(self.limits["bytes"] / 1e9, 1),
             "operation_us": round(1e6 * self.limits["dispatch"], 2),
-            "torch": torch.__version__.split("+")[0],
-            "python": platform.python_version(),
+            **versions(),
         }
 
 
