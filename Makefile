@@ -23,7 +23,7 @@ PAGES  := _config.yml _toc.yml $(shell find book metanotes runs results notebook
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
 	-not -path 'book/_static/vendor/*' 2>/dev/null)
 
-.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench lab format lock \
+.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench record lab format lock \
 	browser clean clean-vendor
 
 help:
@@ -82,6 +82,10 @@ notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=noteb
 # All cores, whatever the tests leave to each process.
 bench: $(ENV)  ## metanotes beside its peers, a quarter of an hour; BENCH="--help" for the options
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks $(BENCH)
+
+RUN ?= --help
+record: $(ENV)  ## a long run, into results/: RUN="sine --minutes 30"; without RUN, a list of them
+	env -u OMP_NUM_THREADS $(BIN)/python -m runs $(RUN)
 
 lab: $(ENV)  ## opens JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=.

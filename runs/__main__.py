@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from metanotes._ground.checks import count, positive
+from metanotes.training import CheckpointError
 from runs import few_shot, learned_optimizer, learned_optimizer_quadratics, mnist_m, omniglot, sine
 from runs.carry_out import carry_out, chosen
 from runs.record import RESULTS
@@ -106,6 +107,9 @@ def main(arguments: Sequence[str] | None = None, folder: Path = RESULTS) -> int:
         return 130
     except FileNotFoundError as error:  # a data set, whose message says how to get it
         print(error, file=sys.stderr)
+        return 1
+    except CheckpointError as error:
+        print(f"{error}\n--fresh removes it", file=sys.stderr)
         return 1
     print("all done" if done else f"the minutes are over; to go on: {command}", flush=True)
     return 0

@@ -75,7 +75,7 @@ class Episodic(Contender):
 
     def training(self, entry: Entry) -> dict[str, Any]:
         setting = [entry.ways, entry.shots]
-        return {**asdict(self), "amount": self.amount(entry), "setting": setting}
+        return {**plain(self), "amount": self.amount(entry), "setting": setting}
 
     def learner(self, entry: Entry, session: Session) -> Learner:
         if self.net == "dense4":
@@ -108,7 +108,7 @@ class ManySteps(Contender):
         return f"{entry.learner} {entry.ways}-way"
 
     def training(self, entry: Entry) -> dict[str, Any]:
-        return {**asdict(self), "ways": entry.ways}
+        return {**plain(self), "ways": entry.ways}
 
     def learner(self, entry: Entry, session: Session) -> Learner:
         many = entry.ways > 5
@@ -143,7 +143,7 @@ class ManyWays(Contender):
         return entry.learner
 
     def training(self, entry: Entry) -> dict[str, Any]:
-        return asdict(self)
+        return plain(self)
 
     def learner(self, entry: Entry, session: Session) -> Learner:
         many = entry.images.many
@@ -215,6 +215,11 @@ class InPixels(Contender):
 
     def learner(self, entry: Entry, session: Session) -> Learner:
         return NearestNeighbor(nn.Flatten(), entry.ways)
+
+
+def plain(contender: Any) -> dict[str, Any]:
+    """The fields that a training depends on."""
+    return {name: value for name, value in asdict(contender).items() if name != "test_steps"}
 
 
 def scaled(model: nn.Sequential) -> nn.Sequential:
