@@ -171,7 +171,7 @@ class InnerLoopLearner(Learner):
         """l^n(theta^n) on a batch of every task: `[T]`."""
         # One by one, the gradient at theta can be taken at once, where theta is all that learns.
         if present().apart and torch.is_grad_enabled() and self._theta_is_all():
-            return losses_pulled_back(self.task_loss, theta, *batch)
+            return losses_pulled_back(self.query_loss, theta, *batch)
         return self.task_losses(self.predict(theta, batch.x), batch.y)
 
     def _theta_is_all(self) -> bool:
@@ -184,8 +184,15 @@ class InnerLoopLearner(Learner):
     def task_loss(
         self, theta: Theta, x: Inputs, y: Tensor, model: nn.Module | None = None
     ) -> Tensor:
-        """l(theta) of one task: x `[N, ...]`, y `[N]` or `[N, ...]`, to a scalar."""
+        """l(theta), which the steps descend, of one task: x `[N, ...]`, y `[N]` or `[N, ...]`.
+
+        The place for what shall hold inside alone, such as a penalty on theta.
+        """
         return check_loss(self.loss(self.outputs(theta, x, model), y))
+
+    def query_loss(self, theta: Theta, x: Inputs, y: Tensor) -> Tensor:
+        """The loss outside: that of the outputs, without what `task_loss` may add to it."""
+        return check_loss(self.loss(self.outputs(theta, x), y))
 
     def outputs(self, theta: Theta, x: Inputs, model: nn.Module | None = None) -> Tensor:
         """f_theta(x) of one task: x `[N, ...]` to outputs `[N, ...]`."""

@@ -89,8 +89,8 @@ class DSN(DomainAdaptation):
         self.weights["reconstruction"] = check_weight(alpha=alpha)
         self.weights["difference"] = check_weight(beta=beta)
 
-    def _terms(self, source: Tensor, y: Tensor, target: Tensor) -> dict[str, Tensor]:
-        shared = self._codes(source, target)
+    def pair_terms(self, source: Tensor, y: Tensor, target: Tensor) -> dict[str, Tensor]:
+        shared = self.codes(source, target)
         private = self.private_source(source), self.private_target(target)
         for name, c, p in zip(("source", "target"), shared, private, strict=True):
             if c.shape != p.shape:
@@ -103,7 +103,7 @@ class DSN(DomainAdaptation):
         halves = rebuilt[: len(source)], rebuilt[len(source) :]
         recon = [self.reconstruction(*pair) for pair in zip(halves, images, strict=True)]
         difference = [difference_loss(*codes) for codes in zip(shared, private, strict=True)]
-        return self._shared_terms(*shared, y) | {
+        return self.shared_terms(*shared, y) | {
             "reconstruction": recon[0] + recon[1],
             "difference": difference[0] + difference[1],
         }
