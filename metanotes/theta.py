@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
@@ -297,8 +296,13 @@ class KnownGradient(torch.autograd.Function):
         return losses.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # the gradients would count as constants, without a word
+            raise RuntimeError(
+                "these losses can be differentiated once (create_graph=True asks for more): "
+                "make the learner with keep_graph=True or, if it has no such option, "
+                "first_order=False"
+            )
         gradients = (weights.view(-1, *[1] * (g.ndim - 1)) * g for g in ctx.gradients)
         return None, None, *gradients
 
