@@ -27,6 +27,7 @@ from metanotes.learner import (
     cross_entropy,
     refuse_other_dtype,
     refuse_running_statistics,
+    refuse_whole_numbers,
 )
 from metanotes.task import Batch, Inputs, Task, check_tasks, in_parts, map_tensors, minibatches
 from metanotes.theta import (
@@ -239,7 +240,8 @@ class InnerLoopLearner(Learner):
 
     def in_turn(self, support: Batch) -> Sequence[Batch]:
         """The minibatches that lie one after the other in a support set that `forward` drew."""
-        return [support] if self.batch is None else in_parts(support, self.batch)
+        whole = self.batch is None or support.y.shape[1] < self.batch  # one that nobody drew
+        return [support] if whole else in_parts(support, self.batch or 0)
 
     # ---------------------------------------------------------------------- what the engine asks
 
@@ -248,7 +250,11 @@ class InnerLoopLearner(Learner):
         x, y = map_tensors(lambda t: t[0], tasks.support)
         refuse_other_dtype(self.model, x)
         before = {name: b._version for name, b in self.model.named_buffers()}
-        outputs = call(self.model, {}, x)
+        try:
+            outputs = call(self.model, {}, x)
+        except RuntimeError as error:
+            refuse_whole_numbers(x, error)
+            raise
         written = [n for n, b in self.model.named_buffers() if b._version != before.get(n)]
         if written:
             raise ValueError(

@@ -251,3 +251,18 @@ def refuse_other_dtype(model: nn.Module, x: Inputs) -> None:
                 f"x is {t.dtype} and the model's parameters are {like.dtype}: cast one of them, "
                 f"x.to({like.dtype}) or model.to({t.dtype})"
             )
+
+
+def refuse_whole_numbers(x: Inputs, error: RuntimeError) -> None:
+    """Say what to do where a model could not work with inputs that are whole numbers.
+
+    Raises:
+        ValueError: x is of an integer type.
+    """
+    tensors = x.values() if isinstance(x, dict) else [x]
+    kinds = {t.dtype for t in tensors if not (t.is_floating_point() or t.is_complex())}
+    if kinds:
+        raise ValueError(
+            f"the model cannot work with x of {', '.join(map(str, kinds))} ({error}): numbers that "
+            "are no tokens are real, x.float(), and pixels x.float() / 255"
+        ) from error

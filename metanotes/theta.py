@@ -104,7 +104,8 @@ def parts_of(model: nn.Module, adapts: Part | Sequence[Part]) -> frozenset[str]:
     """
     parts = [adapts] if isinstance(adapts, nn.Module | str) else list(adapts)
     names = {id(p): name for name, p in model.named_parameters()}
-    modules, every = dict(model.named_modules()), dict(model.named_parameters())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    every = dict(model.named_parameters(remove_duplicate=False))
     chosen: set[str] = set()
     for part in parts:
         if part in ("head", "body") and part not in modules:
