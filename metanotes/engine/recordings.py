@@ -234,9 +234,9 @@ def record(
     try:
         with torch.random.fork_rng(devices=devices):  # it runs once, beside the user's draws
             graph = make_fx(run)(*inputs)
+            simplify(graph, inputs)
     except (RuntimeError, NotImplementedError):  # a branch on data, a number read from a tensor
         return NEVER
-    simplify(graph, inputs)
     random = any(map(draws, graph.graph.nodes))
     if learner.options.compile:
         turn_products(graph)
