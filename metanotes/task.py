@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 Inputs = Tensor | dict[str, Tensor]
 Of = TypeVar("Of")
@@ -107,7 +107,17 @@ def task_count(of: Any) -> int:
     >>> task_count(Batch({"ids": torch.zeros(3, 5)}, torch.zeros(3, 5)))
     3
     """
-    return len(tree_leaves(of)[0])
+    first = _first_tensor(of)
+    if first is None:
+        raise ValueError("there is no tensor in this, and so no number of tasks")
+    return len(first)
+
+
+def _first_tensor(of: Any) -> Tensor | None:
+    if isinstance(of, Tensor):
+        return of
+    parts = of.values() if isinstance(of, dict) else of if isinstance(of, tuple | list) else ()
+    return next((t for t in map(_first_tensor, parts) if t is not None), None)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], of: Of) -> Of:

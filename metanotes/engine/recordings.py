@@ -112,13 +112,19 @@ def recording(learner: nn.Module) -> Iterator[None]:
             workshop.recordings.clear()
 
 
+def asks_for_recordings(learner: Learned) -> bool:
+    """Whether the learner, or a loop around it, has promised that only tensors change."""
+    options = learner.options
+    return options.record or options.compile or learner.workshop.asked > 0
+
+
 def recording_for(
     learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]
 ) -> Recording | None:
     """The recording to play for these tasks, if there should be one."""
     options, workshop = learner.options, learner.workshop
     insisted = options.record or options.compile
-    if not (insisted or workshop.asked):
+    if not asks_for_recordings(learner):
         return None
     # Random numbers that are drawn again cannot be recorded, nor can what is done one by one.
     if options.checkpoint or not plan.how.at_once or plan.how.apart or plan.outside:
