@@ -25,7 +25,8 @@ PAGES  := _config.yml _toc.yml $(shell find book metanotes runs results notebook
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
 	-not -path 'book/_static/vendor/*' 2>/dev/null)
 
-.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench fuzz lab format lock \
+.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench record fuzz lab \
+	format lock \
 	browser clean clean-vendor
 
 help:
@@ -87,6 +88,10 @@ bench: $(ENV)  ## metanotes beside its peers, some twenty minutes; BENCH="--help
 
 fuzz: $(ENV)  ## random cases beside the plain loop, for SECONDS=600, from the seed FIRST=0 on
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --first $(FIRST)
+
+RUN ?= --help
+record: $(ENV)  ## a long run, into results/: RUN="sine --minutes 30"; without RUN, a list of them
+	env -u OMP_NUM_THREADS $(BIN)/python -m runs $(RUN)
 
 lab: $(ENV)  ## opens JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=.

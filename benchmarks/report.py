@@ -21,7 +21,7 @@ from benchmarks.floor import Floor
 from benchmarks.machine import Machine
 from benchmarks.measure import Row, Workload, quartiles
 from metanotes._ground.files import write_text
-from metanotes._ground.machine import processor_name
+from metanotes._ground.machine import processor
 
 Entry = dict[str, Any]  # a workload's part of the record
 
@@ -30,7 +30,7 @@ def device_name(machine: Machine) -> str:
     """The name of the GPU, or of the processor."""
     if machine.device.type == "cuda":
         return torch.cuda.get_device_name(machine.device)
-    return processor_name()
+    return processor()
 
 
 def slug(machine: Machine) -> str:
@@ -43,7 +43,7 @@ def describe(machine: Machine) -> dict[str, Any]:
     """The machine, for the record."""
     return {
         "device": device_name(machine),
-        "processor": processor_name(),
+        "processor": processor(),
         "threads": machine.threads,
         "product_gflop_per_s": round(machine.limits["flops"] / 1e9, 1),
         "copy_gb_per_s": round(machine.limits["bytes"] / 1e9, 1),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metanotes.engine.recomputed import recomputed
+from metanotes.engine import recomputed
 from metanotes.task import Batch, task_count
 from metanotes.theta import TaskLoss, Theta, losses_and_gradients, with_task_axis
 from metanotes.update_rules import State, UpdateRule

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,23 +25,27 @@ from metanotes.learner import (
     check_outputs,
     check_targets,
     cross_entropy,
+    refuse_other_dtype,
+    refuse_running_statistics,
+    refuse_whole_numbers,
 )
-from metanotes.task import Batch, Inputs, Task, check_tasks, map_tensors, select
+from metanotes.task import Batch, Inputs, Task, check_tasks, in_parts, map_tensors, minibatches
 from metanotes.theta import (
     IN_FORCE,
+    Layers,
+    Part,
     Theta,
     call,
     leaves,
     losses_and_gradients,
     losses_pulled_back,
     over_tasks,
+    parts_of,
     present,
     trainable,
     with_task_axis,
 )
 from metanotes.update_rules import UpdateRule
-
-Part = nn.Module | str
 
 
 class InnerLoopLearner(Learner):
@@ -171,7 +175,7 @@ class InnerLoopLearner(Learner):
         """l^n(theta^n) on a batch of every task: `[T]`."""
         # One by one, the gradient at theta can be taken at once, where theta is all that learns.
         if present().apart and torch.is_grad_enabled() and self._theta_is_all():
-            return losses_pulled_back(self.task_loss, theta, *batch)
+            return losses_pulled_back(self.query_loss, theta, *batch)
         return self.task_losses(self.predict(theta, batch.x), batch.y)
 
     def _theta_is_all(self) -> bool:
@@ -184,8 +188,15 @@ class InnerLoopLearner(Learner):
     def task_loss(
         self, theta: Theta, x: Inputs, y: Tensor, model: nn.Module | None = None
     ) -> Tensor:
-        """l(theta) of one task: x `[N, ...]`, y `[N]` or `[N, ...]`, to a scalar."""
+        """l(theta), which the steps descend, of one task: x `[N, ...]`, y `[N]` or `[N, ...]`.
+
+        The place for what shall hold inside alone, such as a penalty on theta.
+        """
         return check_loss(self.loss(self.outputs(theta, x, model), y))
+
+    def query_loss(self, theta: Theta, x: Inputs, y: Tensor) -> Tensor:
+        """The loss outside: that of the outputs, without what `task_loss` may add to it."""
+        return check_loss(self.loss(self.outputs(theta, x), y))
 
     def outputs(self, theta: Theta, x: Inputs, model: nn.Module | None = None) -> Tensor:
         """f_theta(x) of one task: x `[N, ...]` to outputs `[N, ...]`."""
@@ -210,7 +221,7 @@ class InnerLoopLearner(Learner):
         layers = [(name, layer) for name, layer in model._modules.items() if layer is not None]
         moves = [any(id(p) in adapting for p in part.parameters()) for _, part in layers]
         split = moves.index(True)
-        return (_Layers(layers[:split]) if split else None), _Layers(layers[split:])
+        return (Layers(layers[:split]) if split else None), Layers(layers[split:])
 
     def features(self, x: Inputs) -> Tensor:
         """What the body makes of the examples of every task: `[T, N, ...]` to `[T, N, ...]`."""
@@ -225,11 +236,12 @@ class InnerLoopLearner(Learner):
         """What each of so many steps learns from, drawn anew; or the whole support set."""
         if self.batch is None or steps == 0:
             return [support]
-        return _split(minibatches(support, self.batch, steps), self.batch)
+        return in_parts(minibatches(support, self.batch, steps), self.batch)
 
     def in_turn(self, support: Batch) -> Sequence[Batch]:
         """The minibatches that lie one after the other in a support set that `forward` drew."""
-        return [support] if self.batch is None else _split(support, self.batch)
+        whole = self.batch is None or support.y.shape[1] < self.batch  # one that nobody drew
+        return [support] if whole else in_parts(support, self.batch or 0)
 
     # ---------------------------------------------------------------------- what the engine asks
 
@@ -238,7 +250,11 @@ class InnerLoopLearner(Learner):
         x, y = map_tensors(lambda t: t[0], tasks.support)
         refuse_other_dtype(self.model, x)
         before = {name: b._version for name, b in self.model.named_buffers()}
-        outputs = call(self.model, {}, x)
+        try:
+            outputs = call(self.model, {}, x)
+        except RuntimeError as error:
+            refuse_whole_numbers(x, error)
+            raise
         written = [n for n, b in self.model.named_buffers() if b._version != before.get(n)]
         if written:
             raise ValueError(
@@ -300,128 +316,3 @@ class InnerLoopLearner(Learner):
         if self.adapted_names is not None:
             text += f", adapts={sorted(self.adapted_names)}"
         return text if self.batch is None else f"{text}, batch={self.batch}"
-
-
-class _Layers(nn.Module):
-    """Some modules of an `nn.Sequential`, one after the other, under the names they have in it."""
-
-    def __init__(self, layers: Sequence[tuple[str, nn.Module]]) -> None:
-        super().__init__()
-        for name, layer in layers:
-            self._modules[name] = layer
-
-    def forward(self, x: Any) -> Any:
-        for layer in self._modules.values():
-            assert layer is not None
-            x = layer(x)
-        return x
-
-
-def check_head(model: nn.Module) -> nn.Module:
-    """The last module of an `nn.Sequential`, which has parameters to adapt.
-
-    Raises:
-        ValueError: it is no such model.
-    """
-    if not isinstance(model, nn.Sequential) or len(model) < 2:
-        raise ValueError(
-            f"model={type(model).__name__} must be an nn.Sequential whose last module is the "
-            "head: nn.Sequential(body, head)"
-        )
-    if not trainable(model[-1]):
-        raise ValueError(f"the last module, {model[-1]}, has no parameter to adapt")
-    return model[-1]
-
-
-def parts_of(model: nn.Module, adapts: Part | Sequence[Part]) -> frozenset[str]:
-    """The names of the parameters of some parts of a model.
-
-    Raises:
-        ValueError: one is no part of the model.
-    """
-    parts = [adapts] if isinstance(adapts, nn.Module | str) else list(adapts)
-    names = {id(p): name for name, p in model.named_parameters()}
-    modules, every = dict(model.named_modules()), dict(model.named_parameters())
-    chosen: set[str] = set()
-    for part in parts:
-        if part in ("head", "body") and part not in modules:
-            head = check_head(model)
-            assert isinstance(model, nn.Sequential)
-            part = head if part == "head" else model[:-1]
-        module = modules.get(part) if isinstance(part, str) else part
-        if isinstance(part, str) and part in every:
-            chosen.add(names[id(every[part])])
-            continue
-        if not isinstance(module, nn.Module):
-            raise ValueError(
-                f"adapts={part!r} names no part of the model: its modules are {list(modules)[1:]}, "
-                f"its parameters {list(every)}"
-            )
-        strange = [n for n, p in module.named_parameters() if id(p) not in names]
-        if strange:
-            raise ValueError(f"adapts={part!r} is no part of the model: it has its own {strange}")
-        chosen |= {names[id(p)] for p in module.parameters()}
-    return frozenset(chosen)
-
-
-def minibatches(examples: Batch, size: int, steps: int) -> Batch:
-    """The minibatches of so many steps, one after the other: x `[T, steps * size, ...]`.
-
-    Each task's examples are gone through in a random order; when all have been used, in another.
-
-    Raises:
-        ValueError: a minibatch of more examples than a task has.
-    """
-    tasks, examples_of_a_task = examples.y.shape[:2]
-    if size > examples_of_a_task:
-        raise ValueError(
-            f"batch={size} asks for more examples than the {examples_of_a_task} of a task"
-        )
-    rounds = max(1, -(-size * steps // examples_of_a_task))
-    order = [torch.rand(tasks, examples_of_a_task).argsort(1) for _ in range(rounds)]
-    rows = torch.cat(order, 1)[:, : max(size, size * steps)].to(examples.y.device)
-    task = torch.arange(tasks, device=rows.device)[:, None]
-    return map_tensors(lambda t: t[task, rows], examples)
-
-
-def _split(examples: Batch, size: int) -> list[Batch]:
-    count = examples.y.shape[1] // size
-    return [select(examples, (slice(None), slice(i * size, (i + 1) * size))) for i in range(count)]
-
-
-def refuse_running_statistics(model: nn.Module) -> None:
-    """Running statistics mix the tasks, and cannot be adapted.
-
-    Raises:
-        ValueError: names the layers, and what to use instead.
-    """
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if module.training and getattr(module, "running_mean", None) is not None
-    ]
-    if layers:
-        raise ValueError(
-            f"the layers {layers} keep running statistics, which would carry one task into the "
-            "next. Of a pretrained network, freeze them: model.eval() before it is handed over. Of "
-            "a new one, build them with track_running_stats=False (the statistics of the batch, as "
-            "in MAML), or use nn.GroupNorm or nn.LayerNorm"
-        )
-
-
-def refuse_other_dtype(model: nn.Module, x: Inputs) -> None:
-    """Real inputs are of the type of the model's parameters, unless torch casts by itself.
-
-    Raises:
-        ValueError: names both types.
-    """
-    tensors = x.values() if isinstance(x, dict) else [x]
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    for t in tensors:
-        if like is None or not t.is_floating_point() or torch.is_autocast_enabled(t.device.type):
-            continue
-        if t.dtype != like.dtype:
-            raise ValueError(
-                f"x is {t.dtype} and the model's parameters are {like.dtype}: cast one of them, "
-                f"x.to({like.dtype}) or model.to({t.dtype})"
-            )

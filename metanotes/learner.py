@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy as cross_entropy
 from torch.nn.functional import mse_loss as mse
 
 from metanotes.engine import Computing, Options, Workshop, meta_step
-from metanotes.task import Batch, Task, check_tasks
+from metanotes.task import Batch, Inputs, Task, check_tasks
 from metanotes.theta import over_tasks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -213,3 +213,56 @@ def _check_probabilities(y: Tensor, output: torch.Size) -> None:
             "regression use loss=metanotes.mse. Cross entropy takes labels (y.long()), or "
             "probabilities over two or more classes that sum to 1"
         )
+
+
+def refuse_running_statistics(model: nn.Module) -> None:
+    """Running statistics mix the tasks, and cannot be adapted.
+
+    Raises:
+        ValueError: names the layers, and what to use instead.
+    """
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if module.training and getattr(module, "running_mean", None) is not None
+    ]
+    if layers:
+        raise ValueError(
+            f"the layers {layers} keep running statistics, which would carry one task into the "
+            "next. Of a pretrained network, freeze them: model.eval() before it is handed over. Of "
+            "a new one, build them with track_running_stats=False (the statistics of the batch, as "
+            "in MAML), or use nn.GroupNorm or nn.LayerNorm"
+        )
+
+
+def refuse_other_dtype(model: nn.Module, x: Inputs) -> None:
+    """Real inputs are of the type of the model's parameters, unless torch casts by itself.
+
+    Raises:
+        ValueError: names both types.
+    """
+    tensors = x.values() if isinstance(x, dict) else [x]
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    for t in tensors:
+        if like is None or not t.is_floating_point() or torch.is_autocast_enabled(t.device.type):
+            continue
+        if t.dtype != like.dtype:
+            raise ValueError(
+                f"x is {t.dtype} and the model's parameters are {like.dtype}: cast one of them, "
+                f"x.to({like.dtype}) or model.to({t.dtype})"
+            )
+
+
+def refuse_whole_numbers(x: Inputs, error: RuntimeError) -> None:
+    """Say what to do where a model could not work with inputs that are whole numbers.
+
+    Raises:
+        ValueError: x is of an integer type.
+    """
+    tensors = x.values() if isinstance(x, dict) else [x]
+    kinds = {t.dtype for t in tensors if not (t.is_floating_point() or t.is_complex())}
+    if kinds:
+        raise ValueError(
+            f"the model cannot work with x of {', '.join(map(str, kinds))} ({error}): numbers that "
+            "are no tokens are real, x.float(), and pixels x.float() / 255"
+        ) from error

@@ -135,6 +135,32 @@ def joined(first: Batch, second: Batch) -> Batch:
     return Batch(x, y)
 
 
+def minibatches(examples: Batch, size: int, steps: int) -> Batch:
+    """The minibatches of so many steps, one after the other: x `[T, steps * size, ...]`.
+
+    Each task's examples are gone through in a random order; when all have been used, in another.
+
+    Raises:
+        ValueError: a minibatch of more examples than a task has.
+    """
+    tasks, examples_of_a_task = examples.y.shape[:2]
+    if size > examples_of_a_task:
+        raise ValueError(
+            f"batch={size} asks for more examples than the {examples_of_a_task} of a task"
+        )
+    rounds = max(1, -(-size * steps // examples_of_a_task))
+    order = [torch.rand(tasks, examples_of_a_task).argsort(1) for _ in range(rounds)]
+    rows = torch.cat(order, 1)[:, : max(size, size * steps)].to(examples.y.device)
+    task = torch.arange(tasks, device=rows.device)[:, None]
+    return map_tensors(lambda t: t[task, rows], examples)
+
+
+def in_parts(examples: Batch, size: int) -> list[Batch]:
+    """Examples that lie one after the other, as minibatches of that size."""
+    count = examples.y.shape[1] // size
+    return [select(examples, (slice(None), slice(i * size, (i + 1) * size))) for i in range(count)]
+
+
 # ------------------------------------------------------------------------------------ checks
 
 

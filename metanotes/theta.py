@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 from metanotes.task import Inputs, task_count
 
 Theta = dict[str, Tensor]
+Part = nn.Module | str
 TaskLoss = Callable[[Theta, Any, Tensor], Tensor]  # theta, x and y of one task -> scalar
 
 
@@ -90,6 +91,72 @@ def with_task_axis(phi: Theta, tasks: int) -> Theta:
 def leaves(theta: Theta) -> Theta:
     """The same numbers without a past, to be differentiated anew."""
     return {name: t.detach().requires_grad_() for name, t in theta.items()}
+
+
+# ------------------------------------------------------------------------- parts of a model
+
+
+def parts_of(model: nn.Module, adapts: Part | Sequence[Part]) -> frozenset[str]:
+    """The names of the parameters of some parts of a model.
+
+    Raises:
+        ValueError: one is no part of the model.
+    """
+    parts = [adapts] if isinstance(adapts, nn.Module | str) else list(adapts)
+    names = {id(p): name for name, p in model.named_parameters()}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    every = dict(model.named_parameters(remove_duplicate=False))
+    chosen: set[str] = set()
+    for part in parts:
+        if part in ("head", "body") and part not in modules:
+            head = check_head(model)
+            assert isinstance(model, nn.Sequential)
+            part = head if part == "head" else model[:-1]
+        module = modules.get(part) if isinstance(part, str) else part
+        if isinstance(part, str) and part in every:
+            chosen.add(names[id(every[part])])
+            continue
+        if not isinstance(module, nn.Module):
+            raise ValueError(
+                f"adapts={part!r} names no part of the model: its modules are {list(modules)[1:]}, "
+                f"its parameters {list(every)}"
+            )
+        strange = [n for n, p in module.named_parameters() if id(p) not in names]
+        if strange:
+            raise ValueError(f"adapts={part!r} is no part of the model: it has its own {strange}")
+        chosen |= {names[id(p)] for p in module.parameters()}
+    return frozenset(chosen)
+
+
+def check_head(model: nn.Module) -> nn.Module:
+    """The last module of an `nn.Sequential`, which has parameters to adapt.
+
+    Raises:
+        ValueError: it is no such model.
+    """
+    if not isinstance(model, nn.Sequential) or len(model) < 2:
+        raise ValueError(
+            f"model={type(model).__name__} must be an nn.Sequential whose last module is the "
+            "head: nn.Sequential(body, head)"
+        )
+    if not trainable(model[-1]):
+        raise ValueError(f"the last module, {model[-1]}, has no parameter to adapt")
+    return model[-1]
+
+
+class Layers(nn.Module):
+    """Some modules of an `nn.Sequential`, one after the other, under the names they have in it."""
+
+    def __init__(self, layers: Sequence[tuple[str, nn.Module]]) -> None:
+        super().__init__()
+        for name, layer in layers:
+            self._modules[name] = layer
+
+    def forward(self, x: Any) -> Any:
+        for layer in self._modules.values():
+            assert layer is not None
+            x = layer(x)
+        return x
 
 
 # ------------------------------------------------------------------------------ over all tasks

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_map_only
 
 from metanotes._ground.checkpoints import Checkpoint, CheckpointError, described
 from metanotes._ground.checks import count, counts, existing_device, positive
+from metanotes._ground.devices import moved
 from metanotes._ground.interrupts import interrupts_wait
 from metanotes._ground.levels import (
     ONLY,
@@ -105,7 +105,8 @@ def meta_train(
             it is trained.
         checkpoint: the file; its folder is made if it is missing.
         checkpoint_every: iterations between two saves; the end of the run saves too.
-        device: move the learner and every batch there; default: where the learner is.
+        device: move the learner and the tensors of every batch there; default: where the learner
+            is.
         progress: show a progress bar.
 
     Returns:
@@ -175,18 +176,19 @@ def meta_train(
         file.save()  # a folder that cannot be written to is found out before any work
 
     bar = progress_bar(iterations, "meta-training", progress, len(history.losses))
-    earlier: dict[str, Any] | None = {}  # states to save for the present ones; None: do not save
+    # What Ctrl+C saves in place of present states; None while phi is on its way: then nothing.
+    earlier: dict[str, Any] | None = {}
     with recording(learner), bar, interrupts_wait(checkpoint is not None) as ask:
         try:
+            learner.train()
             while outcome.goes_on(iterations):
                 number = len(history.losses) + 1
-                learner.train()
                 earlier = file.states({"sampler", "random"})
-                drawn = tree_map_only(Tensor, lambda t: t.to(device), sample_tasks(tasks))
+                drawn = moved(sample_tasks(tasks), device)
                 earlier = None  # from here on, the iteration is whole only at its end
                 losses = dict.fromkeys(levels, 0.0)
                 for name, turn in turns_of(learner, drawn, levels):
-                    losses[name] += step(levels[name], turn, f"iteration {number}", file.path)
+                    losses[name] += step(levels[name], turn, number, file.path)
                 outcome.add(losses)
                 step_schedulers(levels)
                 earlier = {}
@@ -196,8 +198,10 @@ def meta_train(
                 bar.update()
                 if callback is not None:
                     callback(number, loss, learner)
+                    learner.train()
                 if validate is not None and number % validate_every == 0:
                     score = number_or_none(validate(learner))
+                    learner.train()
                     if score is not None:
                         outcome.judge(score)
                         step_schedulers(levels, score)
@@ -235,8 +239,9 @@ def turns_of(
         raise ValueError(f"{who}.turns(tasks) yields no losses, so that phi never takes a step")
 
 
-def step(level: Level, losses: Tensor, where: str, path: Path | None) -> float:
+def step(level: Level, losses: Tensor, iteration: int, path: Path | None) -> float:
     """A step of a level down the gradient of the mean of the losses `[T]`, which is returned."""
+    where = f"iteration {iteration}" + ("" if level.name == ONLY else f" ({level.name})")
     loss = losses.mean()
     check_finite(loss, f"the loss of {where}", losses, path)
     level.optimizer.zero_grad()

@@ -1,45 +1,120 @@
-"""`python -m runs sine`: make the records that are named."""
+"""Make the record of a long run, or go on where it was: `python -m runs sine`.
+
+A record is `results/NAME.json`. What stands there with the same settings is left alone.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from runs import few_shot, learned_optimizer, mnist_m
-from runs.omniglot_maml import omniglot_5way_1shot
-from runs.sine import sine
+from metanotes._ground.checks import count, positive
+from metanotes.training import CheckpointError
+from runs import few_shot, learned_optimizer, learned_optimizer_quadratics, mnist_m, omniglot, sine
+from runs.carry_out import carry_out, chosen
+from runs.record import RESULTS
 
-RUNS: dict[str, Callable[[], None]] = {
-    "sine": sine,
-    "omniglot": omniglot_5way_1shot,
-    "learned_optimizer": learned_optimizer.on_mnist,
-    "learned_optimizer_quadratics": learned_optimizer.on_quadratics,
+RUNS = {
+    run.name: run
+    for run in (
+        sine.RUN,
+        omniglot.RUN,
+        *few_shot.RUNS,
+        learned_optimizer.RUN,
+        learned_optimizer_quadratics.RUN,
+        mnist_m.RUN,
+    )
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Make the records that are named."""
-    parser = argparse.ArgumentParser(prog="python -m runs", description=__doc__)
-    add = parser.add_argument
-    add("name", choices=[*RUNS, "mnist_m", *few_shot.DATA])
-    add("--threads", type=int, help="threads that torch may use")
-    text = "of few-shot records: only these, by a regular expression"
-    add("--learners", default="", help=text)
-    add("--settings", default="", help=f"{text}; '5-way 1-shot' and so on")
-    text = "of few-shot records and of mnist_m"
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help=text)
-    options = parser.parse_args(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    if options.name in RUNS:
-        RUNS[options.name]()
-    elif options.name == "mnist_m":
-        mnist_m.on_mnist_m(options.seeds)
-    else:
-        few_shot.run(options.name, options.learners, options.settings, options.seeds)
+def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A type of argparse whose errors are those of a check."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except (ValueError, re.error) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: one set of options for every run."""
+    lines = [f"  {run.name:30}{run.line}" for run in RUNS.values()]
+    made = argparse.ArgumentParser(
+        prog="python -m runs",
+        description=__doc__,
+        epilog="\n".join(["runs:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    expression = checked(lambda text: re.compile(text).pattern)
+    add = made.add_argument
+    add("name", choices=RUNS, metavar="NAME", help="one of the runs below")
+    add(
+        "--seeds",
+        type=checked(lambda text: count("seed", int(text), least=0)),
+        nargs="+",
+        metavar="SEED",
+        help="of training; default: those of the run, mostly 0 1 2",
+    )
+    text = "a regular expression: only"
+    add("--learners", type=expression, default="", help=f"{text} what is trained or judged so")
+    add("--settings", type=expression, default="", help=f"{text} such settings: '5-way 1-shot'")
+    add(
+        "--fresh",
+        action="store_true",
+        help="make the rows again, whatever is there; checkpoints are removed",
+    )
+    add(
+        "--minutes",
+        type=checked(lambda text: positive("minutes", float(text))),
+        help="stop after so many; the same command, without --fresh, goes on",
+    )
+    add(
+        "--threads",
+        type=checked(lambda text: count("threads", int(text))),
+        help="that torch may use; default: torch's own choice",
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None, folder: Path = RESULTS) -> int:
+    """Carry out a run; 0 if it came to its end or to that of its minutes."""
+    line = list(sys.argv[1:] if arguments is None else arguments)
+    options = vars(parser().parse_args(line))
+    run, threads = RUNS[options.pop("name")], options.pop("threads")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    command = "python -m runs " + shlex.join(word for word in line if word != "--fresh")
+    fresh, minutes = options.pop("fresh"), options.pop("minutes")
+    try:
+        jobs = chosen(run, **options)
+    except ValueError as error:
+        parser().error(str(error))
+    try:
+        done = carry_out(run, jobs, command, fresh=fresh, minutes=minutes, folder=folder)
+    except KeyboardInterrupt:
+        print(f"interrupted; to go on: {command}", file=sys.stderr)
+        return 130
+    except FileNotFoundError as error:  # a data set, whose message says how to get it
+        print(error, file=sys.stderr)
+        return 1
+    except CheckpointError as error:
+        print(f"{error}\n--fresh removes it", file=sys.stderr)
+        return 1
+    print("all done" if done else f"the minutes are over; to go on: {command}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl+C does
+    sys.exit(main())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from metanotes.data import sinusoid
@@ -11,49 +12,78 @@ from metanotes.learner import mse
 from metanotes.methods.initialization import MAML, Pretrained
 from metanotes.nets import mlp
 from metanotes.training import meta_train
-from runs.record import Record, Stopwatch
+from runs.jobs import Job, LongRun, Session
+
+ITERATIONS, TASKS = 10_000, 25
+SIZES = (1, 40, 40, 1)
+SHOTS, QUERIES = 10, 10
+TEST_STEPS, TEST_QUERIES = (0, 1, 5, 10), 50
+
+# Name -> its class, and the arguments beside the network and the loss.
+LEARNERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "MAML": (MAML, {"inner_lr": 0.01}),
+    "First-order MAML": (MAML, {"inner_lr": 0.01, "first_order": True}),
+    "Joint pre-training": (Pretrained, {"inner_lr": 0.01}),
+}
 
 
-def sine() -> None:
-    """MAML, first-order MAML and joint pre-training on sine waves, 10 000 iterations each."""
-    iterations, seeds = 10_000, [0, 1, 2]
-    record = Record(
-        "sine",
-        title="Sine waves: the error after learning from ten points",
-        config={
+def about() -> dict[str, Any]:
+    """The words of the record."""
+    return {
+        "title": "Sine waves: the error after learning from ten points",
+        "config": {
             "tasks": "a sin(x + b), a in [0.1, 5], b in [0, pi], x in [-5, 5]",
-            "model": "mlp(1, 40, 40, 1)",
+            "model": f"mlp{SIZES}",
             "inner_lr": 0.01,
             "inner steps in training": 1,
-            "iterations": iterations,
-            "tasks in a batch": 25,
+            "iterations": ITERATIONS,
+            "tasks in a batch": TASKS,
             "optimizer": "Adam, rate 0.001",
         },
-        protocol="600 test tasks, the same for all, 10 support and 50 query points each; mean "
+        "protocol": "600 test tasks, the same for all, 10 support and 50 query points each; mean "
         "squared error with the 95 % interval over tasks; the phi of the last iteration is judged.",
-        seeds=seeds,
-        published=[],
-    )
-    learners: dict[str, Callable[[int], Any]] = {
-        "MAML": lambda seed: MAML(mlp(1, 40, 40, 1, seed=seed), inner_lr=0.01, loss=mse),
-        "First-order MAML": lambda seed: MAML(
-            mlp(1, 40, 40, 1, seed=seed), inner_lr=0.01, loss=mse, first_order=True
-        ),
-        "Joint pre-training": lambda seed: Pretrained(
-            mlp(1, 40, 40, 1, seed=seed), inner_lr=0.01, loss=mse
-        ),
     }
-    test = sinusoid(shots=10, queries=50, seed=1_000_000)
-    for name, make in learners.items():
-        for seed in seeds:
-            run = f"{name.lower().replace(' ', '-')}-{seed}"
-            learner, watch = make(seed), Stopwatch(record.runs / f"{run}.seconds")
-            train = sinusoid(shots=10, queries=10, seed=seed)
-            meta_train(learner, train, iterations, tasks=25, checkpoint=record.runs / f"{run}.pt")
-            watch.note()
-            record.content["wall_seconds"].append(round(watch.seconds()))
-            for steps in (0, 1, 5, 10):
-                score = evaluate(learner, test, steps=steps)
-                plural = "" if steps == 1 else "s"
-                record.add(f"{name}, after {steps} step{plural}", score, seed, steps=steps)
-            record.write()
+
+
+def jobs(seeds: Sequence[int]) -> list[Job]:
+    """A job a learner and seed."""
+    return [
+        Job(
+            learner=name,
+            seed=seed,
+            rows=f"{name}, after",
+            work=partial(_work, name),
+            training={
+                "learner": kind.__name__,
+                "arguments": arguments,
+                "sizes": SIZES,
+                "data": ["sinusoid", SHOTS, QUERIES],
+                "iterations": ITERATIONS,
+                "tasks": TASKS,
+            },
+            judging={"steps": TEST_STEPS, "queries": TEST_QUERIES},
+            trained=[name],
+        )
+        for name, (kind, arguments) in LEARNERS.items()
+        for seed in seeds
+    ]
+
+
+def _work(name: str, session: Session) -> None:
+    kind, arguments = LEARNERS[name]
+    seed = session.seed
+    learner = kind(mlp(*SIZES, seed=seed), loss=mse, **arguments)
+    tasks = sinusoid(shots=SHOTS, queries=QUERIES, seed=seed)
+    session.train(
+        name,
+        ITERATIONS,
+        lambda until, path: meta_train(learner, tasks, until, tasks=TASKS, checkpoint=path),
+        tasks=TASKS,
+    )
+    test = sinusoid(shots=SHOTS, queries=TEST_QUERIES, seed=1_000_000)
+    for steps in TEST_STEPS:
+        score = evaluate(learner, test, steps=steps)
+        session.score(f"{name}, after {steps} step{'' if steps == 1 else 's'}", score, steps=steps)
+
+
+RUN = LongRun("sine", "sine waves: MAML, first-order MAML, joint pre-training", about, jobs)

@@ -36,6 +36,22 @@ def fraction(name: str, value: float) -> float:
     return float(value)
 
 
+def nonnegative(name: str, value: Any) -> float:
+    """A finite number of at least 0, such as the weight of a loss.
+
+    Raises:
+        ValueError: names the argument and its value.
+
+    >>> nonnegative("gamma", 0)
+    0.0
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{name}={value!r} must be a number of at least 0")
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name}={value} must be a finite number of at least 0")
+    return float(value)
+
+
 def count(name: str, value: Any, least: int = 1) -> int:
     """A whole number, of Python's or numpy's, of at least `least`.
 

@@ -26,6 +26,7 @@ class Level(NamedTuple):
     """A part of phi, and how it is moved.
 
     Args:
+        name: what the learner's turns call it.
         phi: its parameters.
         optimizer: theirs.
         scheduler: of the optimizer's rate, or None.
@@ -34,6 +35,7 @@ class Level(NamedTuple):
             there is to train.
     """
 
+    name: str
     phi: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None
@@ -92,7 +94,7 @@ def levels_of(
         check_plateau(schedulers[name], scores)
         own = [p for p in phi if p.requires_grad]
         inputs = None if all_of_it <= {id(p) for p in own} else own
-        levels[name] = Level(phi, optimizers[name], schedulers[name], clips[name], inputs)
+        levels[name] = Level(name, phi, optimizers[name], schedulers[name], clips[name], inputs)
     return levels
 
 

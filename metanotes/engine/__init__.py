@@ -6,6 +6,7 @@ who owns a training loop, `plan_for` for who judges a learner.
 
 from metanotes.engine.plan import Plan, plan_for, slow_rules_refused
 from metanotes.engine.protocol import Computing, Learned, Options, Workshop
+from metanotes.engine.recomputed import recomputed
 from metanotes.engine.recordings import recording
 from metanotes.engine.step import meta_step
 
@@ -17,6 +18,7 @@ __all__ = [
     "Workshop",
     "meta_step",
     "plan_for",
+    "recomputed",
     "recording",
     "slow_rules_refused",
 ]

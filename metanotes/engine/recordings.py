@@ -32,6 +32,7 @@ SIGHTS = 200  # tasks of one shape are seen so often before they are recorded
 CHECKED = 1000  # plays from one check to the next
 KEPT = 16  # recordings of a learner
 COUNTED = 1024  # shapes whose sights are counted
+NEVER = -(1 << 62)  # sights of what cannot be recorded
 
 _one_at_a_time = RLock()  # torch's tracer keeps its state for the whole process
 
@@ -213,12 +214,12 @@ def record(
         form: how the tensors of the tasks make a `Task`.
 
     Returns:
-        The recording; where the learner cannot be copied, a number of sights that starts anew.
+        The recording; `NEVER` where the learner cannot be copied, or looks at its tensors' values.
     """
     try:
         replica(learner, own)
     except Exception:  # a lock, an open file: anything may refuse to be copied
-        return -(1 << 62)
+        return NEVER
 
     def run(*tensors: Tensor) -> list[Any]:
         inside = [
@@ -230,9 +231,12 @@ def record(
 
     inputs = [t.detach() for t in (*own, *tree_flatten(tasks)[0])]
     devices = cuda_devices(inputs[-1].device)
-    with torch.random.fork_rng(devices=devices):  # recording runs it once, beside the user's draws
-        graph = make_fx(run)(*inputs)
-        simplify(graph, inputs)
+    try:
+        with torch.random.fork_rng(devices=devices):  # it runs once, beside the user's draws
+            graph = make_fx(run)(*inputs)
+    except (RuntimeError, NotImplementedError):  # a branch on data, a number read from a tensor
+        return NEVER
+    simplify(graph, inputs)
     random = any(map(draws, graph.graph.nodes))
     if learner.options.compile:
         turn_products(graph)

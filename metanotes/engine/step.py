@@ -28,6 +28,7 @@ from metanotes.engine.recordings import recording_for, settings_of
 from metanotes.task import Task, task_count
 
 
+@torch.compiler.disable
 def meta_step(learner: Learned, tasks: Task) -> Tensor:
     """`learner.query_losses(tasks)`, `[T]`, differentiable in all that is learned."""
     plan = plan_for(learner, tasks)

@@ -1,5 +1,27 @@
 """What the chapters use beside the methods: figures to touch, and records of long runs."""
 
 from metanotes.notebook.figures import dropdown, image, notebook_style, slider
+from metanotes.notebook.records import (
+    OverSeeds,
+    Record,
+    record,
+    record_data,
+    record_names,
+    score_text,
+)
+from metanotes.notebook.tables import HtmlTable, html_table
 
-__all__ = ["dropdown", "image", "notebook_style", "slider"]
+__all__ = [
+    "HtmlTable",
+    "OverSeeds",
+    "Record",
+    "dropdown",
+    "html_table",
+    "image",
+    "notebook_style",
+    "record",
+    "record_data",
+    "record_names",
+    "score_text",
+    "slider",
+]

@@ -19,6 +19,8 @@ import pages
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from metanotes.notebook import score_text
+
 pytestmark = pytest.mark.site
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -288,10 +290,9 @@ def test_the_results_page_shows_every_record(light: pages.Reader) -> None:
         assert record["command"] in text
         for row in record["rows"]:
             assert row["name"] in text
-            if "setting" in row:
-                assert row["setting"] in text
-                assert f"{100 * row['value']:.1f}" in text
-    assert curves == sum(bool(record.get("curve") or record.get("runs")) for record in records)
+            assert row.get("setting", "") in text
+            assert score_text(row).split(" ± ")[0] in text
+    assert curves == sum(any("curve" in run for run in record["runs"]) for record in records)
 
 
 def test_the_reference_has_every_public_name() -> None:

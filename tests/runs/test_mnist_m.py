@@ -6,21 +6,28 @@ import pytest
 import torch
 
 from metanotes.data import Images
-from runs import mnist_m, record
+from runs import mnist_m
+from runs.__main__ import main
 
 SHORT = ["source only", "DANN", "DSN + MMD", "target only"]
+
+
+def record(path, *seeds):
+    pattern = "^(source only|DANN|DSN . MMD|target only)$"
+    main(["mnist_m", "--learners", pattern, "--seeds", *map(str, seeds)], path.parent)
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Noise for images, and runs of six iterations in three legs."""
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     monkeypatch.setenv("METANOTES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mnist_m, "ITERATIONS", 6)
     monkeypatch.setattr(mnist_m, "LEGS", 3)
     monkeypatch.setattr(mnist_m, "digits", lambda name: noise(40, 1))
     monkeypatch.setattr(mnist_m, "mnist_m", lambda split: noise(50 if split == "train" else 30, 3))
-    return tmp_path / "results" / "mnist_m.json"
+    mnist_m.image_set.cache_clear()
+    yield tmp_path / "results" / "mnist_m.json"
+    mnist_m.image_set.cache_clear()
 
 
 def noise(n, channels):
@@ -35,7 +42,7 @@ def rows(path):
 
 
 def test_every_run_has_a_score_and_a_curve(small):
-    mnist_m.on_mnist_m([0, 1], SHORT)
+    record(small, 0, 1)
     content = json.loads(small.read_text(encoding="utf-8"))
     assert set(rows(small)) == {(name, seed) for name in SHORT for seed in (0, 1)}
     assert content["seeds"] == [0, 1]
@@ -45,7 +52,7 @@ def test_every_run_has_a_score_and_a_curve(small):
 
 
 def test_an_interrupted_record_goes_on_to_the_same_scores(small, monkeypatch):
-    mnist_m.on_mnist_m([0], SHORT)
+    record(small, 0)
     whole = small.read_text(encoding="utf-8")
     small.unlink()
     monkeypatch.setenv("METANOTES_CACHE", str(small.parent / "other"))
@@ -57,20 +64,19 @@ def test_an_interrupted_record_goes_on_to_the_same_scores(small, monkeypatch):
         return correct(*arguments)
 
     monkeypatch.setattr(mnist_m, "correct", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        mnist_m.on_mnist_m([0], SHORT)
+    record(small, 0)
     assert len(rows(small)) == 1
     monkeypatch.setattr(mnist_m, "correct", correct)
-    mnist_m.on_mnist_m([0], SHORT)
+    record(small, 0)
     old, new = json.loads(whole), json.loads(small.read_text(encoding="utf-8"))
-    assert new["rows"] == old["rows"]
+    assert rows(small) == {(row["name"], row["seed"]): row["value"] for row in old["rows"]}
     assert [run["curve"] for run in new["runs"]] == [run["curve"] for run in old["runs"]]
 
 
 def test_no_label_of_the_target_but_for_target_only_decides_anything(small, monkeypatch):
     made, make, original = [], mnist_m.make, mnist_m.mnist_m
     monkeypatch.setattr(mnist_m, "make", lambda *a: made.append(make(*a)) or made[-1])
-    mnist_m.on_mnist_m([0], SHORT)
+    record(small, 0)
 
     def other_labels(split):
         images = original(split)
@@ -79,7 +85,8 @@ def test_no_label_of_the_target_but_for_target_only_decides_anything(small, monk
     small.unlink()
     monkeypatch.setenv("METANOTES_CACHE", str(small.parent / "other"))
     monkeypatch.setattr(mnist_m, "mnist_m", other_labels)
-    mnist_m.on_mnist_m([0], SHORT)
+    mnist_m.image_set.cache_clear()
+    record(small, 0)
     for name, first, again in zip(SHORT, made[: len(SHORT)], made[len(SHORT) :], strict=True):
         pairs = zip(first.parameters(), again.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs) == (name != "target only")

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner, check_head
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
-from metanotes.theta import Theta
+from metanotes.theta import Theta, check_head
 from metanotes.update_rules import SGD, step_size
 
 

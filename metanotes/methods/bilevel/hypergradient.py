@@ -18,16 +18,14 @@ and at a minimiser of L the path does not matter:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from metanotes._ground.checks import count, positive
+from metanotes._ground.checks import count, nonnegative, positive
 from metanotes.methods.bilevel.forward_mode import forward
 from metanotes.methods.bilevel.implicit import implicit
 from metanotes.methods.bilevel.problem import (
@@ -136,8 +134,7 @@ def hypergradient(
     steps, last = count("steps", steps, least=0), count("last", last)
     iterations = count("iterations", iterations)
     tolerance = None if tolerance is None else positive("tolerance", tolerance)
-    if not (isinstance(damping, Real) and math.isfinite(damping) and damping >= 0):
-        raise ValueError(f"damping={damping!r} must be a finite number, at least 0")
+    damping = nonnegative("damping", damping)
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "torch.inference_mode() turns autograd off, which a hypergradient is made of: leave "

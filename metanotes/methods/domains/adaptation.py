@@ -89,21 +89,21 @@ class DomainAdaptation(Learner):
         check_tasks(tasks)
         check_domains(tasks)
         each = [
-            self._terms(*batches)
+            self.pair_terms(*batches)
             for batches in zip(tasks.support.x, tasks.support.y, tasks.query.x, strict=True)
         ]
         return {name: torch.stack([terms[name] for terms in each]) for name in each[0]}
 
-    def _terms(self, source: Tensor, y: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def pair_terms(self, source: Tensor, y: Tensor, target: Tensor) -> dict[str, Tensor]:
         if self.similarity is None:  # nothing to see in the target
-            return self._shared_terms(self.encoder(source), source, y)
-        return self._shared_terms(*self._codes(source, target), y)
+            return self.shared_terms(self.encoder(source), source, y)
+        return self.shared_terms(*self.codes(source, target), y)
 
-    def _codes(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def codes(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         codes = self.encoder(torch.cat([source, target]))
         return codes[: len(source)], codes[len(source) :]
 
-    def _shared_terms(self, source: Tensor, target: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def shared_terms(self, source: Tensor, target: Tensor, y: Tensor) -> dict[str, Tensor]:
         """L_task and L_similarity, from codes."""
         terms = {"task": self.loss(self.classifier(source), y)}
         if self.similarity is not None:

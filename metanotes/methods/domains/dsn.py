@@ -44,7 +44,8 @@ class DSN(DomainAdaptation):
         reconstruction: from x_hat and x to a scalar; `metanotes.mse` is the plain one.
 
     Raises:
-        ValueError: a weight is negative.
+        TypeError: a part is no module, or `reconstruction` no function.
+        ValueError: a weight is negative, or a private code has another shape than the shared one.
 
     >>> from metanotes.methods.domains import mmd
     >>> nets = [nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 4)]
@@ -59,29 +60,50 @@ class DSN(DomainAdaptation):
         private_source: nn.Module,
         private_target: nn.Module,
         decoder: nn.Module,
-        similarity: Similarity | None = None,
         *,
-        alpha: float = 0.1,
-        beta: float = 0.05,
+        similarity: Similarity | None = None,
         gamma: float = 0.25,
         ramp: int = 0,
+        alpha: float = 0.1,
+        beta: float = 0.05,
         reconstruction: Similarity = scale_invariant_mse,
     ) -> None:
+        parts = {
+            "encoder": encoder,
+            "classifier": classifier,
+            "private_source": private_source,
+            "private_target": private_target,
+            "decoder": decoder,
+        }
+        for name, part in parts.items():
+            if not isinstance(part, nn.Module):
+                raise TypeError(f"{name} is a {type(part).__name__}; it must be a module")
+        if not callable(reconstruction):
+            raise TypeError(
+                f"reconstruction={reconstruction!r} must be a function of x_hat and x, such as "
+                "metanotes.mse"
+            )
         super().__init__(encoder, classifier, similarity, gamma=gamma, ramp=ramp)
         self.private_source, self.private_target = private_source, private_target
         self.decoder, self.reconstruction = decoder, reconstruction
         self.weights["reconstruction"] = check_weight(alpha=alpha)
         self.weights["difference"] = check_weight(beta=beta)
 
-    def _terms(self, source: Tensor, y: Tensor, target: Tensor) -> dict[str, Tensor]:
-        shared = self._codes(source, target)
+    def pair_terms(self, source: Tensor, y: Tensor, target: Tensor) -> dict[str, Tensor]:
+        shared = self.codes(source, target)
         private = self.private_source(source), self.private_target(target)
+        for name, c, p in zip(("source", "target"), shared, private, strict=True):
+            if c.shape != p.shape:
+                raise ValueError(
+                    f"private_{name} gives codes {list(p.shape)} and encoder {list(c.shape)}: "
+                    "their sum is decoded, so they must agree"
+                )
         both = torch.cat(shared) + torch.cat(private)
         rebuilt, images = self.decoder(both), (source, target)
         halves = rebuilt[: len(source)], rebuilt[len(source) :]
         recon = [self.reconstruction(*pair) for pair in zip(halves, images, strict=True)]
         difference = [difference_loss(*codes) for codes in zip(shared, private, strict=True)]
-        return self._shared_terms(*shared, y) | {
+        return self.shared_terms(*shared, y) | {
             "reconstruction": recon[0] + recon[1],
             "difference": difference[0] + difference[1],
         }

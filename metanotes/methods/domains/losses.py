@@ -6,6 +6,7 @@ al., "Depth Map Prediction from a Single Image", NeurIPS 2014.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,16 +28,18 @@ def scale_invariant_mse(x_hat: Tensor, x: Tensor) -> Tensor:
         The mean over the n examples, a scalar.
 
     Raises:
-        ValueError: the shapes differ, or there is no example.
+        ValueError: the shapes differ, there is no example, or something else than real numbers.
 
     >>> import torch
     >>> x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> float(scale_invariant_mse(x + 0.3, x)) < 1e-9, float(scale_invariant_mse(2 * x, x)) > 0.05
     (True, True)
     """
-    if x_hat.shape != x.shape or not x.numel():
+    _check_real(x_hat=x_hat, x=x)
+    if x_hat.shape != x.shape or not x.numel() or x.ndim < 2:
         raise ValueError(
-            f"x_hat {list(x_hat.shape)} and x {list(x.shape)} must have one shape, not empty"
+            f"x_hat {list(x_hat.shape)} and x {list(x.shape)} must have one shape, [n, ...], not "
+            "empty"
         )
     d = (x - x_hat).flatten(1)
     return (d - d.mean(1, keepdim=True)).square().mean()
@@ -52,7 +55,8 @@ def difference_loss(shared: Tensor, private: Tensor, *, normalize: bool = True) 
         shared: H_c, a code a row, `[n, d]`.
         private: H_p, `[n, e]`.
         normalize: centre the codes over the batch, scale each row to length 1 and divide by n^2:
-            between 0 and 1, whatever the size of the codes, of their entries and of the batch.
+            between 0 and 1, whatever the size of the codes, of their entries and of the batch
+            (a single example is its own centre: 0).
             The authors' code does so too, but divides by d e. False: the paper's equation,
             the squared Frobenius norm of H_c^T H_p, as it stands.
 
@@ -60,13 +64,15 @@ def difference_loss(shared: Tensor, private: Tensor, *, normalize: bool = True) 
         A scalar.
 
     Raises:
-        ValueError: the codes are not of the same examples, or there is none.
+        ValueError: the codes are not of the same examples, there is none, or something else than
+            real numbers.
 
     >>> import torch
     >>> a, b = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).T.split(1, dim=1)  # two orthogonal columns
     >>> float(difference_loss(a, b, normalize=False)), float(difference_loss(a, a, normalize=False))
     (0.0, 4.0)
     """
+    _check_real(shared=shared, private=private)
     if shared.ndim != 2 or private.ndim != 2 or len(shared) != len(private) or not len(shared):
         raise ValueError(
             "the two codes of the same n >= 1 examples are [n, d] and [n, e]; got shared "
@@ -77,3 +83,13 @@ def difference_loss(shared: Tensor, private: Tensor, *, normalize: bool = True) 
     # |H_c^T H_p|_F^2 = sum_ij (H_c H_c^T)_ij (H_p H_p^T)_ij, which is n x n rather than d x e
     size = ((shared @ shared.mT) * (private @ private.mT)).sum()
     return size / len(shared) ** 2 if normalize else size
+
+
+def _check_real(**tensors: Tensor) -> None:
+    """Pixels of 0 to 255 beside numbers of 0 to 1 would be compared without a word."""
+    for name, t in tensors.items():
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} is a {type(t).__name__}; it must be a tensor")
+        if not t.is_floating_point():
+            remedy = ": x.float() / 255 of pixels" if t.dtype == torch.uint8 else ""
+            raise ValueError(f"{name} is of {t.dtype}; it must be of real numbers{remedy}")

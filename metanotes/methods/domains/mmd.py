@@ -13,17 +13,22 @@ Source: Gretton et al., "A Kernel Two-Sample Test", JMLR 13, 2012; the kernels: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from metanotes._ground import checks
 
 # The 19 sigma_n of the paper.
 BANDWIDTHS = (
     *(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 5.0, 10.0, 15.0),
     *(20.0, 25.0, 30.0, 35.0, 100.0, 1e3, 1e4, 1e5, 1e6),
 )
+
+HALF = (torch.float16, torch.bfloat16)  # in which no distance is worked out
 
 
 def gaussian_kernels(x: Tensor, y: Tensor, bandwidths: Sequence[float] = BANDWIDTHS) -> Tensor:
@@ -32,22 +37,41 @@ def gaussian_kernels(x: Tensor, y: Tensor, bandwidths: Sequence[float] = BANDWID
     Args:
         x: `[n, d]`.
         y: `[m, d]`.
-        bandwidths: sigma_n, in units of a squared distance; above 0.
+        bandwidths: sigma_n, in units of a squared distance; above 0, and held constant.
 
     Returns:
-        k(x_i, y_j), `[n, m]`.
+        k(x_i, y_j), `[n, m]`, which can be differentiated once.
+
+    Raises:
+        ValueError: points of other shapes or kinds of numbers, or bandwidths out of their range.
+        TypeError: something that is no tensor, or no list of bandwidths.
 
     >>> x = torch.tensor([[0.0], [2.0]])
     >>> gaussian_kernels(x, x, [2.0])                 # exp(-4 / 4) off the diagonal
     tensor([[1.0000, 0.3679],
             [0.3679, 1.0000]])
     """
-    if not bandwidths or min(bandwidths) <= 0:
-        raise ValueError(f"bandwidths={bandwidths} must be one or more numbers above 0")
+    _check(x, y, 0)
+    x, y = (t.float() if t.dtype in HALF else t for t in (x, y))
+    scales = _scales(bandwidths, x.new_zeros(()) + y.new_zeros(()))
     exact = "donot_use_mm_for_euclid_dist"  # 0 for equal points, which a product would miss
     squared = torch.cdist(x, y, compute_mode=exact).square()
-    scales = squared.new_tensor(bandwidths)
     return torch.exp(-squared[..., None] / (2 * scales)).sum(2)
+
+
+def _scales(bandwidths: Sequence[float], like: Tensor) -> Tensor:
+    """sigma_n as a tensor of the same kind."""
+    if not isinstance(bandwidths, Iterable) or isinstance(bandwidths, str):
+        raise TypeError(f"bandwidths={bandwidths!r} must be a list of numbers")
+    if any(getattr(s, "requires_grad", False) for s in bandwidths):
+        raise ValueError("bandwidths are learned, but would be held constant: .detach() them")
+    values = [float(s) for s in bandwidths]
+    scales = like.new_tensor(values)
+    if not values or not all(map(math.isfinite, values)) or not (scales > 0).all():
+        raise ValueError(
+            f"bandwidths={bandwidths} must be one or more finite numbers above 0 (in {like.dtype})"
+        )
+    return scales
 
 
 def mmd(
@@ -66,10 +90,10 @@ def mmd(
         unbiased: leave out the pairs of a point and itself; needs two points of each sample.
 
     Returns:
-        A scalar.
+        A scalar, which can be differentiated once.
 
     Raises:
-        ValueError: a sample is empty, or the two differ in d.
+        ValueError: a sample is empty, the two differ in d, or something else than real numbers.
 
     >>> x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     >>> float(mmd(x, x)), bool(mmd(x, x + 1) > 0.1)
@@ -124,16 +148,17 @@ def mmd_test(
         seed: of these.
 
     Raises:
-        ValueError: as of `mmd`, or no permutation.
+        ValueError: as of `mmd`, or values that are not finite, or no permutation.
 
     >>> x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
     >>> mmd_test(x[:30], x[30:]).p_value > 0.05, mmd_test(x[:30], x[30:] + 2).p_value < 0.01
     (True, True)
     """
     _check(x, y, 2)
-    if permutations < 1:
-        raise ValueError(f"permutations={permutations} must be at least 1")
+    permutations, seed = checks.count("permutations", permutations), checks.seed(seed)
     joint = torch.cat([x, y]).detach()
+    if not joint.isfinite().all():
+        raise ValueError("x or y has NaN or infinite values")
     kernel = gaussian_kernels(joint, joint, bandwidths)
     statistic = float(_mmd(kernel, len(x), True))
     generator = torch.Generator().manual_seed(seed)
@@ -147,7 +172,12 @@ def mmd_test(
 
 
 def _check(x: Tensor, y: Tensor, least: int) -> None:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+    for name, sample in (("x", x), ("y", y)):
+        if not isinstance(sample, Tensor):
+            raise TypeError(f"{name} is a {type(sample).__name__}; it must be a tensor")
+        if not sample.is_floating_point():
+            raise ValueError(f"{name} is of {sample.dtype}; it must be of real numbers")
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.shape[1]:
         raise ValueError(
             f"two samples of points of one dimension are [n, d] and [m, d]; got x {list(x.shape)} "
             f"and y {list(y.shape)}"

@@ -15,8 +15,9 @@ from typing import Unpack
 from torch import nn
 
 from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner, check_head
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
+from metanotes.theta import check_head
 from metanotes.update_rules import SGD, step_size
 
 

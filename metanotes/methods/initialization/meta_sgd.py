@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner, Part, parts_of
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
-from metanotes.theta import Theta, trainable
+from metanotes.theta import Part, Theta, parts_of, trainable
 from metanotes.update_rules import State, UpdateRule, step_size
 
 

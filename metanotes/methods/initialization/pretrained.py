@@ -13,9 +13,10 @@ from typing import Unpack
 from torch import Tensor, nn
 
 from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner, Part
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
 from metanotes.task import Task, joined
+from metanotes.theta import Part
 from metanotes.update_rules import SGD, step_size
 
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from metanotes._ground.checks import count
 from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner, Part
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
 from metanotes.task import Batch, Task, check_tasks, joined
-from metanotes.theta import Theta
+from metanotes.theta import Part, Theta
 from metanotes.update_rules import UpdateRule
 
 

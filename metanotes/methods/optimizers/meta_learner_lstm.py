@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from metanotes._ground.checks import positive
 from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner, Part
+from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
 from metanotes.methods.optimizers.lstm_rule import log_and_sign
 from metanotes.task import Inputs
-from metanotes.theta import Theta
+from metanotes.theta import Part, Theta
 from metanotes.update_rules import State, UpdateRule
 
 LOSS = "l(theta)"  # the name of s among the parameters

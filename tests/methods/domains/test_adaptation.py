@@ -101,7 +101,11 @@ def test_gamma_rises_over_the_ramp_in_training_alone() -> None:
 def test_adaptation_drops_what_holds_in_the_source_alone(similarity: str) -> None:
     source, target, test = blobs(400, 2.0, 0), blobs(400, -0.3, 1), blobs(400, -0.3, 2)
     net = mlp(4, 16, 1, seed=3)
-    losses = {"DANN": DomainAdversary(net), "DANN, flipped": DomainAdversary(net, True), "MMD": mmd}
+    losses = {
+        "DANN": DomainAdversary(net),
+        "DANN, flipped": DomainAdversary(net, flipped=True),
+        "MMD": mmd,
+    }
     encoder = nn.Sequential(mlp(2, 16, 4, seed=0), nn.ReLU())
     learner = DomainAdaptation(
         encoder, mlp(4, 2, seed=1), losses.get(similarity), gamma=1.0, ramp=300
@@ -121,7 +125,9 @@ def test_a_dsn_learns_through_meta_train_and_resumes_bit_for_bit(tmp_path: Path)
         nets = [mlp(2, 8, 4, seed=s) for s in range(3)]
         torch.manual_seed(0)
         adversary = DomainAdversary(nn.Linear(4, 1))
-        return DSN(nets[0], nn.Linear(4, 2), *nets[1:], mlp(4, 2, seed=4), adversary, ramp=20)
+        return DSN(
+            nets[0], nn.Linear(4, 2), *nets[1:], mlp(4, 2, seed=4), similarity=adversary, ramp=20
+        )
 
     def run(learner: DSN, iterations: int, name: str) -> list[float]:
         pairs = domain_pairs(source, target, 16)

@@ -97,3 +97,29 @@ def test_its_gradient_(normalize: bool) -> None:
 def test_codes_that_are_not_of_the_same_examples(shapes: tuple[tuple[int, ...], ...]) -> None:
     with pytest.raises(ValueError, match="shared"):
         difference_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (
+            torch.ones(4, 3, dtype=torch.uint8),
+            ValueError,
+            r"is of torch\.uint8; .*x\.float\(\) / 255",
+        ),
+        (torch.ones(4, 3).int(), ValueError, r"is of torch\.int32"),
+        (torch.ones(4, 3).cfloat(), ValueError, r"is of torch\.complex64"),
+        (torch.ones(4, 3).numpy(), TypeError, "is a ndarray; it must be a tensor"),
+    ],
+)
+@pytest.mark.parametrize("loss", [scale_invariant_mse, difference_loss])
+def test_what_are_no_real_numbers_is_named(wrong, error, message, loss) -> None:
+    for first, second in ((wrong, torch.ones(4, 3)), (torch.ones(4, 3), wrong)):
+        with pytest.raises(error, match=message):
+            loss(first, second)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_reconstructions_without_an_axis_of_examples(shape) -> None:
+    with pytest.raises(ValueError, match=r"must have one shape, \[n, \.\.\.\]"):
+        scale_invariant_mse(torch.ones(shape), torch.ones(shape))

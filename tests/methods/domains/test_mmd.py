@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,3 +126,76 @@ def test_bandwidths_that_are_none(bandwidths: list[float]) -> None:
 def test_no_permutation() -> None:
     with pytest.raises(ValueError, match="permutations=0"):
         mmd_test(normal(3, 2), normal(3, 2), permutations=0)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.ones(4, 3, dtype=torch.uint8), ValueError, r"x is of torch\.uint8"),
+        (torch.ones(4, 3).cfloat(), ValueError, r"x is of torch\.complex64"),
+        (torch.ones(4, 3).numpy(), TypeError, "x is a ndarray; it must be a tensor"),
+        (torch.ones(2, 4, 3), ValueError, r"\[n, d\] and \[m, d\]; got x \[2, 4, 3\]"),
+        (torch.ones(4, 2), ValueError, r"got x \[4, 2\] and y \[5, 3\]"),
+    ],
+)
+@pytest.mark.parametrize("function", [mmd, gaussian_kernels, mmd_test])
+def test_what_are_no_points_is_named(x, error, message, function) -> None:
+    with pytest.raises(error, match=message):
+        function(x, torch.ones(5, 3))
+
+
+def test_a_batch_of_samples_is_no_sample() -> None:
+    """The kernels of T tasks would be summed over the wrong axis."""
+    with pytest.raises(ValueError, match=r"got x \[4, 2, 3\] and y \[4, 5, 3\]"):
+        gaussian_kernels(torch.ones(4, 2, 3), torch.ones(4, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("bandwidths", "error"),
+    [
+        (1.0, TypeError),
+        ("12", TypeError),
+        ([math.nan], ValueError),
+        ([1.0, math.inf], ValueError),
+        ([1e-50], ValueError),  # 0 in single precision
+        (torch.nn.Parameter(torch.ones(2)), ValueError),
+        ([torch.tensor(1.0, requires_grad=True)], ValueError),
+    ],
+)
+def test_bandwidths_that_give_no_number(bandwidths, error) -> None:
+    with pytest.raises(error, match="bandwidths"):
+        mmd(normal(3, 2).float(), normal(3, 2).float(), bandwidths)
+
+
+def test_bandwidths_in_an_array() -> None:
+    x, y, expected = normal(3, 2), normal(4, 2, seed=1), [0.5, 2.0]
+    for same in (np.array(expected), torch.tensor(expected), tuple(expected), [np.float64(0.5), 2]):
+        assert torch.equal(mmd(x, y, same), mmd(x, y, expected))
+
+
+def test_half_precision_is_worked_on_in_single() -> None:
+    x, y = normal(6, 3).bfloat16(), normal(5, 3, seed=1).bfloat16()
+    assert torch.equal(mmd(x, y), mmd(x.float(), y.float()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"permutations": 2.5}, "permutations=2.5 must be a whole number"),
+        ({"permutations": True}, "permutations=True must be a whole number"),
+        ({"seed": 0.5}, "seed=0.5 must be a whole number"),
+    ],
+)
+def test_settings_of_the_test_are_named(settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        mmd_test(normal(4, 2), normal(4, 2, seed=1), **settings)
+
+
+def test_a_test_of_what_is_no_number_has_no_p_value() -> None:
+    """Nothing is as large as NaN: it would be significant."""
+    x = normal(4, 2)
+    x[1, 0] = math.nan
+    with pytest.raises(ValueError, match="x or y has NaN or infinite values"):
+        mmd_test(x, normal(4, 2, seed=1))
+    settings = {"permutations": np.int64(9), "seed": np.int64(1)}
+    mmd_test(normal(4, 2), normal(4, 2, seed=1), **settings)

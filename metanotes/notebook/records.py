@@ -1,0 +1,298 @@
+"""The records of long runs, `results/<name>.json`, as a chapter reads them.
+
+What a record holds is written down in CONTRIBUTING.md, "Recorded runs". Records are part of the
+book's repository, not of the installed package: from a chapter in `notebooks/` they lie in
+`../results`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metanotes.notebook.tables import HtmlTable, html_table
+
+Entry = dict[str, Any]  # one of a row, a run, a curve or a published figure
+
+
+def record(name: str, folder: str | os.PathLike[str] | None = None) -> Record:
+    """Read the record of a long run.
+
+    Args:
+        name: as in `python -m runs NAME`.
+        folder: where the records lie; default: `results/` in this folder or in one of the two above
+            it, as from `notebooks/`.
+
+    Returns:
+        The `Record`.
+
+    Raises:
+        FileNotFoundError: says where it was looked for, and what to do.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as empty:
+    ...     record("sine", empty)
+    Traceback (most recent call last):
+    FileNotFoundError: there is no record 'sine': ...
+    """
+    return Record.of(name, record_data(name, folder))
+
+
+def record_data(name: str, folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """What a file of `results/` holds, whatever its shape: a run, a benchmark, a measurement.
+
+    Args:
+        name: its path without `.json`, such as `"hypergradients/cost"`.
+        folder: see `record`.
+
+    Raises:
+        FileNotFoundError: see `record`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "cost.json").write_text('{"seconds": [1, 2]}')
+    ...     record_data("cost", folder)
+    {'seconds': [1, 2]}
+    """
+    folders = _folders(folder)
+    for place in folders:
+        path = place / f"{name}.json"
+        if path.exists():
+            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return data
+    looked = ", ".join(str(place.resolve()) for place in folders)
+    raise FileNotFoundError(
+        f"there is no record {name!r}: looked for {name}.json in {looked}. Records come with the "
+        "book's repository: work in its notebooks/ folder, or give folder=, its results/ folder. "
+        f"A long run's record is made there by: python -m runs {name}"
+    )
+
+
+def record_names(pattern: str = "*", folder: str | os.PathLike[str] | None = None) -> list[str]:
+    """The names of the records that are there, in alphabetical order.
+
+    Args:
+        pattern: of their paths, such as `"benchmarks/*"`.
+        folder: see `record`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("sine", "omniglot"):
+    ...         _ = Path(folder, f"{name}.json").write_text("{}")
+    ...     record_names(folder=folder)
+    ['omniglot', 'sine']
+    """
+    for place in _folders(folder):
+        paths = sorted(place.glob(f"{pattern}.json"))
+        if paths:
+            return [path.relative_to(place).with_suffix("").as_posix() for path in paths]
+    return []
+
+
+def _folders(folder: str | os.PathLike[str] | None) -> list[Path]:
+    if folder is not None:
+        return [Path(folder)]
+    return [Path(up) / "results" for up in (".", "..", "../..")]
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A score of several seeds; a difference of two is taken seed by seed.
+
+    Args:
+        values: by seed.
+
+    >>> score = OverSeeds({0: 0.5, 1: 0.7, 2: 0.6})
+    >>> f"{score.mean:.2f} ± {score.ci95:.2f}"
+    '0.60 ± 0.25'
+    >>> gain = score - OverSeeds({0: 0.4, 1: 0.5})
+    >>> sorted(gain.values)
+    [0, 1]
+    """
+
+    values: Mapping[int | None, float]
+
+    def __sub__(self, other: OverSeeds) -> OverSeeds:
+        common = [seed for seed in self.values if seed in other.values]
+        return OverSeeds({seed: self.values[seed] - other.values[seed] for seed in common})
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; NaN if there are none."""
+        return statistics.fmean(self.values.values()) if self.values else math.nan
+
+    @property
+    def ci95(self) -> float:
+        """Half of the 95 % interval of that mean by Student's t; NaN with fewer than two seeds."""
+        n = len(self.values)
+        if n < 2:
+            return math.nan
+        from scipy import stats
+
+        t = float(stats.t.ppf(0.975, n - 1))
+        return t * statistics.stdev(self.values.values()) / math.sqrt(n)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a long run: how it was made, its scores and its curves.
+
+    Args:
+        name: of the file.
+        title: of the run.
+        command: makes it again.
+        config: its settings, in words.
+        protocol: how it was judged, in a sentence.
+        seeds: of its rows.
+        published: figures from papers, each with `name`, `value` and `cite`.
+        rows: its scores, each with `name`, `value`, `ci95` (over tasks), `unit`, `tasks`,
+            `transductive`, `seed`, and sometimes `setting`, `steps` and `note`.
+        runs: what was trained, each with `what`, `seed`, `iterations`, `seconds`, and mostly a
+            `curve` of `iteration` and `value`.
+        curves: others, each with `name`, `seed` and `value`, a number a step.
+        curve_label: what the curves of `runs` show.
+        machines: what rows were made on, and with which code, in a line each.
+
+    >>> rows = [{"name": "MAML", "seed": s, "value": 0.9 + s / 100, "ci95": 0.01} for s in (0, 1)]
+    >>> content = {"title": "T", "command": "C", "config": {}, "protocol": "P", "rows": rows}
+    >>> run = Record.of("example", content)
+    >>> run.cell(name="MAML"), run.over_seeds(name="MAML").mean
+    ('90.0 91.0 ± 1.0', 0.905)
+    """
+
+    name: str
+    title: str
+    command: str
+    config: dict[str, Any]
+    protocol: str
+    seeds: list[int]
+    published: list[Entry]
+    rows: list[Entry]
+    runs: list[Entry]
+    curves: list[Entry]
+    curve_label: str
+    machines: list[str]
+
+    @classmethod
+    def of(cls, name: str, data: Mapping[str, Any]) -> Record:
+        """The record in what a file holds."""
+        machines = [data["machine"]] if "machine" in data else []
+        machines += [_origin_line(origin) for origin in data.get("origins", {}).values()]
+        lists = {key: data.get(key, []) for key in ("seeds", "published", "rows", "runs", "curves")}
+        words = {key: data[key] for key in ("title", "command", "config", "protocol")}
+        label = data.get("curve_label", "validation score")
+        return cls(name=name, curve_label=label, machines=machines, **words, **lists)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the rows, each once, in their order."""
+        return list(dict.fromkeys(row["name"] for row in self.rows))
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings of the rows, likewise; none where the rows have no `setting`."""
+        return list(dict.fromkeys(row["setting"] for row in self.rows if "setting" in row))
+
+    def rows_of(self, **fields: Any) -> list[Entry]:
+        """The rows whose fields are as given: `rows_of(name="MAML", transductive=True)`."""
+        return [row for row in self.rows if _agrees(row, fields)]
+
+    def runs_of(self, **fields: Any) -> list[Entry]:
+        """The trainings, likewise: `runs_of(what="MAML")`."""
+        return [run for run in self.runs if _agrees(run, fields)]
+
+    def curves_of(self, **fields: Any) -> list[Entry]:
+        """The curves, likewise."""
+        return [curve for curve in self.curves if _agrees(curve, fields)]
+
+    def over_seeds(self, **fields: Any) -> OverSeeds:
+        """The values of the rows whose fields are as given, by their seeds.
+
+        Raises:
+            ValueError: two of the rows have the same seed, so the fields say too little.
+        """
+        rows = self.rows_of(**fields)
+        values = {row["seed"]: row["value"] for row in rows}
+        if len(values) < len(rows):
+            raise ValueError(f"{fields} is more than one row a seed in the record {self.name!r}")
+        return OverSeeds(values)
+
+    def cell(self, between: str = " ", **fields: Any) -> str:
+        """The rows' values in percent, seed by seed, ± the widest of their intervals; or ""."""
+        rows = self.rows_of(**fields)
+        if not rows:
+            return ""
+        means = between.join(f"{100 * row['value']:.1f}" for row in rows)
+        return f"{means} ± {100 * max(row['ci95'] for row in rows):.1f}"
+
+    def grid(self, **fields: Any) -> tuple[list[str], list[list[str]]]:
+        """The head and the lines of a table of the rows whose fields are as given.
+
+        Accuracies in several settings: a line a name, a column a setting, percent seed by seed.
+        Anything else: a line a score and a column a seed; columns that say nothing are left out.
+        """
+        rows = self.rows_of(**fields)
+        if rows and all("setting" in row and row["unit"] == "accuracy" for row in rows):
+            columns = list(dict.fromkeys(row["setting"] for row in rows))
+            names = dict.fromkeys(row["name"] for row in rows)
+            return ["learner", *columns], [
+                [n, *(self.cell(", ", **fields, name=n, setting=c) for c in columns)] for n in names
+            ]
+        return _by_seeds(rows)
+
+    def table(self, **fields: Any) -> HtmlTable:
+        """The `grid` as a table that a notebook shows."""
+        return html_table(*self.grid(**fields))
+
+
+def _agrees(row: Entry, fields: Mapping[str, Any]) -> bool:
+    return all(row.get(key) == value for key, value in fields.items())
+
+
+def _by_seeds(rows: list[Entry]) -> tuple[list[str], list[list[str]]]:
+    seeds: list[int | None] = sorted({row["seed"] for row in rows if row.get("seed") is not None})
+    columns = seeds or [None]
+    values: dict[tuple[Any, ...], dict[int | None, str]] = {}
+    for row in rows:
+        name = f"{row['setting']}: {row['name']}" if "setting" in row else row["name"]
+        line = (name, row["tasks"], row.get("transductive"), row.get("note"))
+        values.setdefault(line, {})[row.get("seed")] = score_text(row)
+    transduction = any(row.get("transductive") is not None for row in rows)
+    notes = any(row.get("note") for row in rows)
+    head = ["method", *(f"seed {seed}" if seeds else "result" for seed in columns), "test tasks"]
+    head += ["transductive"] * transduction + ["note"] * notes
+    lines = []
+    for (name, tasks, transductive, note), scores in values.items():
+        cells = [name, *(scores.get(seed, scores.get(None, "")) for seed in columns)]
+        cells.append(f"{tasks:,}".replace(",", " "))
+        cells += [{True: "yes", False: "no", None: ""}[transductive]] * transduction
+        lines.append(cells + [note or ""] * notes)
+    return head, lines
+
+
+def _origin_line(origin: Mapping[str, Any]) -> str:
+    commit = origin["commit"][:12] + (", changed since" if origin["dirty"] else "")
+    return (
+        f"{origin['processor']}, {origin['threads']} of {origin['cores']} cores used, torch "
+        f"{origin['torch']}, Python {origin['python']}; commit {commit}; {origin['command']}"
+    )
+
+
+def score_text(row: Mapping[str, Any]) -> str:
+    """A row's mean with half of its 95 % interval, in the custom of its unit.
+
+    >>> score_text({"value": 0.9625, "ci95": 0.0036, "unit": "accuracy"})
+    '96.2 ± 0.4 %'
+    >>> score_text({"value": 0.2481, "ci95": 0.0048, "unit": "loss"})
+    '0.248 ± 0.005'
+    """
+    if row["unit"] == "accuracy":
+        return f"{100 * row['value']:.1f} ± {100 * row['ci95']:.1f} %"
+    digits = 3 if row["unit"] == "loss" and abs(row["value"]) < 10 else 2
+    return f"{row['value']:.{digits}f} ± {row['ci95']:.{digits}f}"

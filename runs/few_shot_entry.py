@@ -1,0 +1,164 @@
+"""What a learner of the few-shot runs is given: images, its network, its tasks, its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metanotes.data import Sampler, episodes
+from metanotes.evaluation import evaluate
+from metanotes.learner import Learner
+from metanotes.training import History, meta_train
+from runs.jobs import Session
+from runs.omniglot import Classes
+
+VALIDATION_TASKS = 100
+META_LR, CLIP = 3e-3, 10.0  # of Adam, falling to 0; on the norm of the gradient
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of classes, and what is made of them.
+
+    Args:
+        title: of the record.
+        load: training, validation and test classes.
+        net: `net(ways, seed)`, an `nn.Sequential` that ends in a linear head.
+        features: how many the head takes.
+        rotations: what the training classes are turned to.
+        many: the ways of episodes for a body that serves any number of them.
+        settings: by name, ways and shots.
+        scale: iterations of a training, relative to those that a learner asks for.
+        about: the data and the network, in a sentence.
+    """
+
+    title: str
+    load: Callable[[], Classes]
+    net: Callable[[int, int], nn.Sequential]
+    features: int
+    rotations: Literal["classes"] | None
+    many: int
+    settings: Mapping[str, tuple[int, int]]
+    scale: float
+    about: str
+
+    def iterations(self, asked: int) -> int:
+        """How many a training has."""
+        return max(1, int(asked * self.scale))
+
+    @property
+    def plain(self) -> list[Any]:
+        """What a digest is made of."""
+        return [self.about, self.features, self.rotations, self.many, self.scale]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A learner in one setting with one seed: where it gets its network and its tasks."""
+
+    images: ImageSet
+    learner: str
+    setting: str
+    seed: int
+
+    @property
+    def ways(self) -> int:
+        """Classes of a task."""
+        return self.images.settings[self.setting][0]
+
+    @property
+    def shots(self) -> int:
+        """Support examples of a class."""
+        return self.images.settings[self.setting][1]
+
+    def first(self, ways: int | None = None) -> Entry:
+        """The same in the first setting, or the first with so many ways.
+
+        A training that serves several settings is validated there, whichever it is asked for.
+        """
+        names = (n for n, (w, _) in self.images.settings.items() if ways in (None, w))
+        return replace(self, setting=next(names))
+
+    def net(self, ways: int | None = None) -> nn.Sequential:
+        """The network, its head at zero: at the start no class differs from another."""
+        return zero_headed(self.images.net(self.ways if ways is None else ways, self.seed))
+
+    def episodes(
+        self, ways: int | None = None, shots: int | None = None, queries: int = 5
+    ) -> Sampler:
+        """Training episodes; by default, of this setting."""
+        return episodes(
+            self.images.load().train,
+            ways or self.ways,
+            shots or self.shots,
+            queries,
+            rotations=self.images.rotations,
+            seed=self.seed,
+        )
+
+    def held_out(self, part: Literal["validation", "test"], queries: int = 15) -> Sampler:
+        """Episodes of classes that no training sees, the same for all learners."""
+        images = getattr(self.images.load(), part)
+        seed = {"validation": 1_000_000, "test": 2_000_000}[part]
+        return episodes(images, self.ways, self.shots, queries, seed=seed)
+
+    def validate(self, learner: Learner, steps: int | None = None) -> float:
+        """The accuracy on tasks of the validation classes."""
+        tasks = self.held_out("validation")
+        return evaluate(learner, tasks, VALIDATION_TASKS, steps=steps, transductive=True).mean
+
+    def train(
+        self,
+        session: Session,
+        what: str,
+        learner: Learner,
+        tasks: Sampler,
+        iterations: int,
+        batch: int,
+        judged: Learner | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        """Train with an outer rate that falls to 0; the phi of the best validation is kept.
+
+        Args:
+            session: of the job.
+            what: names the training.
+            learner: what is trained.
+            tasks: training tasks.
+            iterations: how many, before the scale of the image set.
+            batch: tasks in a batch.
+            judged: what the validation tasks are given to; default: the learner.
+            optimizer: the outer one; default: Adam.
+        """
+        iterations = self.images.iterations(iterations)
+        optimizer = optimizer or torch.optim.Adam(learner.parameters(), lr=META_LR)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+
+        def train_until(until: int, checkpoint: Path) -> History:
+            return meta_train(
+                learner,
+                tasks,
+                until,
+                batch,
+                optimizer=optimizer,
+                scheduler=falling,
+                clip=CLIP,
+                validate=lambda _: self.validate(learner if judged is None else judged),
+                validate_every=max(1, iterations // 10),
+                checkpoint=checkpoint,
+                checkpoint_every=max(1, iterations // 20),
+            )
+
+        session.train(what, iterations, train_until, tasks=batch)
+
+
+def zero_headed(model: nn.Sequential) -> nn.Sequential:
+    """The network with its last layer set to zero."""
+    for p in model[-1].parameters():
+        nn.init.zeros_(p)
+    return model

@@ -1,0 +1,244 @@
+"""The learners of the few-shot runs: the settings of each, and how it is trained.
+
+The fields of an object here are a learner's settings: they make the learner, and the digests in the
+record are taken of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metanotes.data import batches
+from metanotes.learner import Learner
+from metanotes.methods.bilevel import HyperRepresentation
+from metanotes.methods.comparison import Classifier, NearestNeighbor
+from metanotes.methods.initialization import ANIL, MAML, MetaSGD, Pretrained, Reptile
+from metanotes.nets import dense4
+from metanotes.update_rules import Adam
+from runs.few_shot_entry import Entry, zero_headed
+from runs.jobs import Session
+
+TEST_STEPS = (1, 3, 5, 10, 20)  # of these, the number that does best on validation classes
+CLASSES = {kind.__name__: kind for kind in (ANIL, MAML, MetaSGD, Pretrained)}
+
+
+class Contender:
+    """A learner as it takes part: a frozen dataclass of its settings."""
+
+    test_steps: tuple[int, ...] = ()  # numbers of inner steps to choose from in testing
+
+    def trained(self, entry: Entry) -> str | None:
+        """The name of its training; None if it has none. Contenders may share one."""
+        return None
+
+    def training(self, entry: Entry) -> dict[str, Any]:
+        """All that its training depends on beside the images and the seed, as plain values."""
+        return {}
+
+    def learner(self, entry: Entry, session: Session) -> Learner:
+        """The learner, trained."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Episodic(Contender):
+    """Trained on episodes of its own setting: fewer of the larger tasks.
+
+    Args:
+        learner_class: a name of `CLASSES`.
+        arguments: of the class, beside the network.
+        iterations: at 5-way 1-shot; half of them with more shots, and half with more ways.
+        batch: tasks; a quarter of them with more ways.
+        net: "conv4", the image set's own; "scaled", the same with features of one length; "dense4".
+        test_steps: see `Contender`.
+    """
+
+    learner_class: str
+    arguments: Mapping[str, Any]
+    iterations: int
+    batch: int = 8
+    net: Literal["conv4", "scaled", "dense4"] = "conv4"
+    test_steps: tuple[int, ...] = TEST_STEPS
+
+    def trained(self, entry: Entry) -> str:
+        return f"{entry.learner} {entry.setting}"
+
+    def amount(self, entry: Entry) -> tuple[int, int]:
+        """Iterations, and tasks in a batch."""
+        ways, shots = (2 if entry.ways > 5 else 1), (2 if entry.shots > 1 else 1)
+        return self.iterations // (ways * shots), self.batch // ways**2
+
+    def training(self, entry: Entry) -> dict[str, Any]:
+        setting = [entry.ways, entry.shots]
+        return {**plain(self), "amount": self.amount(entry), "setting": setting}
+
+    def learner(self, entry: Entry, session: Session) -> Learner:
+        if self.net == "dense4":
+            image = entry.images.load().train.x.shape[1:]
+            model = zero_headed(dense4(entry.ways, image[0], image[1], seed=entry.seed))
+        else:
+            model = scaled(entry.net()) if self.net == "scaled" else entry.net()
+        learner: Learner = CLASSES[self.learner_class](model, **self.arguments)
+        entry.train(session, self.trained(entry), learner, entry.episodes(), *self.amount(entry))
+        return learner
+
+
+@dataclass(frozen=True)
+class ManySteps(Contender):
+    """Reptile as published, but for the number of iterations: Adam inside, its first moment off.
+
+    It learns from ten examples of each class, whatever the shots: one training serves both. The
+    pairs are for few and for many ways.
+    """
+
+    inner_lr: tuple[float, float] = (1e-3, 5e-4)
+    steps: tuple[int, int] = (5, 10)
+    batch: tuple[int, int] = (10, 20)
+    iterations: tuple[int, int] = (4000, 1000)
+    tasks: int = 5
+    outer_lr: float = 1.0
+    test_steps: tuple[int, ...] = (50,)
+
+    def trained(self, entry: Entry) -> str:
+        return f"{entry.learner} {entry.ways}-way"
+
+    def training(self, entry: Entry) -> dict[str, Any]:
+        return {**plain(self), "ways": entry.ways}
+
+    def learner(self, entry: Entry, session: Session) -> Learner:
+        many = entry.ways > 5
+        rule = Adam(self.inner_lr[many], betas=(0.0, 0.999))
+        model = entry.images.net(entry.ways, entry.seed)
+        learner = Reptile(model, rule, self.steps[many], batch=self.batch[many])
+        outer = torch.optim.SGD(learner.parameters(), lr=self.outer_lr)
+        entry.first(entry.ways).train(
+            session,
+            self.trained(entry),
+            learner,
+            entry.episodes(shots=9, queries=1),  # ten of each class, support or not
+            self.iterations[many],
+            self.tasks,
+            optimizer=outer,
+        )
+        return learner
+
+
+@dataclass(frozen=True)
+class ManyWays(Contender):
+    """Hyper-representation: trained on episodes of many classes, judged in every setting."""
+
+    inner_lr: float = 0.3
+    steps: int = 5
+    outer_lr: float = 8e-3
+    queries: int = 3
+    iterations: int = 6000
+    test_steps: tuple[int, ...] = TEST_STEPS
+
+    def trained(self, entry: Entry) -> str:
+        return entry.learner
+
+    def training(self, entry: Entry) -> dict[str, Any]:
+        return plain(self)
+
+    def learner(self, entry: Entry, session: Session) -> Learner:
+        many = entry.images.many
+        learner = HyperRepresentation(scaled(entry.net(many)), self.inner_lr, self.steps)
+        body = list(learner.model.children())[:-1]
+
+        def with_head(ways: int) -> Learner:
+            model = nn.Sequential(*body, nn.Linear(entry.images.features, ways))
+            return HyperRepresentation(model, self.inner_lr, self.steps)
+
+        first = entry.first()
+        first.train(
+            session,
+            self.trained(entry),
+            learner,
+            entry.episodes(many, shots=1, queries=self.queries),
+            self.iterations,
+            1,
+            with_head(first.ways),
+            torch.optim.Adam(learner.parameters(), lr=self.outer_lr),
+        )
+        return with_head(entry.ways)
+
+
+@dataclass(frozen=True)
+class OnBody(Contender):
+    """What stands on the body of a network that was trained to tell all training classes apart.
+
+    Args:
+        head: "neighbour" compares the body's features; "descent" goes down from a head at zero.
+        inner_lr: of the descent.
+        steps: of the descent in training; in testing, see `test_steps`.
+        batch: images of a minibatch.
+        iterations: of the classifier.
+        test_steps: see `Contender`.
+    """
+
+    head: Literal["neighbour", "descent"]
+    inner_lr: float = 0.05
+    steps: int = 20
+    batch: int = 128
+    iterations: int = 6000
+    test_steps: tuple[int, ...] = ()
+
+    def trained(self, entry: Entry) -> str:
+        return "classifier"
+
+    def training(self, entry: Entry) -> dict[str, Any]:
+        return {"classifier": [self.batch, self.iterations]}
+
+    def learner(self, entry: Entry, session: Session) -> Learner:
+        train, rotations = entry.images.load().train, entry.images.rotations
+        model = entry.images.net(len(train.names) * (4 if rotations else 1), entry.seed)
+        body = nn.Sequential(*list(model)[:-1])
+        tasks = batches(train, self.batch, rotations=rotations, seed=entry.seed)
+        first = entry.first()
+        judged = NearestNeighbor(body, first.ways)
+        what = self.trained(entry)
+        first.train(session, what, Classifier(model), tasks, self.iterations, 1, judged)
+        if self.head == "neighbour":
+            return NearestNeighbor(body, entry.ways)
+        head = nn.Linear(entry.images.features, entry.ways)
+        return MAML(zero_headed(nn.Sequential(*body, head)), self.inner_lr, self.steps)
+
+
+@dataclass(frozen=True)
+class InPixels(Contender):
+    """The nearest neighbour of the images as they are."""
+
+    def learner(self, entry: Entry, session: Session) -> Learner:
+        return NearestNeighbor(nn.Flatten(), entry.ways)
+
+
+def plain(contender: Any) -> dict[str, Any]:
+    """The fields that a training depends on."""
+    return {name: value for name, value in asdict(contender).items() if name != "test_steps"}
+
+
+def scaled(model: nn.Sequential) -> nn.Sequential:
+    """Features of one length below the head, so that one inner rate suits them all the time."""
+    *body, head = model
+    return nn.Sequential(*body, nn.LayerNorm(head.in_features, elementwise_affine=False), head)
+
+
+ONE_STEP = {"inner_lr": 0.4, "steps": 1}
+CONTENDERS: dict[str, Contender] = {
+    "hyper-representation": ManyWays(),
+    "nearest neighbour in pixels": InPixels(),
+    "nearest neighbour in features": OnBody("neighbour"),
+    "fine-tuning": OnBody("descent", test_steps=TEST_STEPS),
+    "MAML": Episodic("MAML", ONE_STEP, 3000),
+    "first-order MAML": Episodic("MAML", {**ONE_STEP, "first_order": True}, 4000),
+    "ANIL": Episodic("ANIL", {"inner_lr": 0.3, "steps": 5}, 5000, net="scaled"),
+    "Meta-SGD": Episodic("MetaSGD", ONE_STEP, 3000),
+    "Reptile": ManySteps(),
+    "MAML without convolutions": Episodic("MAML", ONE_STEP, 5000, batch=16, net="dense4"),
+    "joint pre-training": Episodic("Pretrained", ONE_STEP, 500),
+}
