@@ -41,6 +41,8 @@ from metanotes.theta import (
 )
 from metanotes.update_rules import UpdateRule
 
+__all__ = ["InnerLoopLearner", "minibatches"]
+
 Part = nn.Module | str
 
 
@@ -371,6 +373,11 @@ def minibatches(examples: Batch, size: int, steps: int) -> Batch:
 
     Raises:
         ValueError: a minibatch of more examples than a task has.
+
+    >>> examples = Batch(torch.arange(4).expand(3, 4), torch.zeros(3, 4))
+    >>> drawn = minibatches(examples, size=2, steps=3).x          # three steps, of two each
+    >>> drawn.shape, drawn[0, :4].sort().values.tolist()          # two steps see each example once
+    (torch.Size([3, 6]), [0, 1, 2, 3])
     """
     tasks, examples_of_a_task = examples.y.shape[:2]
     if size > examples_of_a_task:
