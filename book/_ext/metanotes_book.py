@@ -100,7 +100,7 @@ def equations_as_they_stand(
     margin = True  # whether the last line with words began at the margin
     for line in lines:
         indented = line.startswith("    ")
-        if indented and margin and not text[-1:] == [""]:
+        if indented and margin and text[-1:] != [""]:
             margin = False  # the arguments of a section, such as Args:
         if indented and margin:
             text += [".. code-block:: text", ""]
