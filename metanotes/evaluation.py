@@ -28,6 +28,8 @@ from metanotes.task import (
     task_to,
 )
 
+__all__ = ["Score", "accuracy", "evaluate"]
+
 Metric = Callable[[Tensor, Tensor], Tensor]
 Together = Literal["all", "several", "none"]  # queries: in one batch, each alone by vmap or a loop
 
@@ -77,7 +79,11 @@ class Score:
 
 
 def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
-    """The fraction of right answers of one task: outputs `[M, ways]`, labels `[M]`, to a scalar."""
+    """The fraction of right answers of one task: outputs `[M, ways]`, labels `[M]`, to a scalar.
+
+    >>> accuracy(torch.eye(4), torch.tensor([0, 1, 2, 2]))
+    tensor(0.7500, dtype=torch.float64)
+    """
     return (outputs.argmax(-1) == y).double().mean()
 
 

@@ -45,6 +45,14 @@ class Plan(NamedTuple):
         group: tasks that are worked on at once, at most.
         plain_attention: attention by ordinary products, which alone can be differentiated twice.
         outside: whether the losses depend on something that is learned and is not the learner's.
+
+    >>> from metanotes import MAML
+    >>> from metanotes.data import episodes, glyphs
+    >>> from metanotes.nets import conv4
+    >>> tasks = episodes(glyphs("evaluation"), ways=5, shots=1, queries=15, seed=0)(64)
+    >>> plan = plan_for(MAML(conv4(ways=5), inner_lr=0.4), tasks)
+    >>> plan.output, plan.how.at_once, len(plan.groups(tasks)) > 1
+    (torch.Size([5]), True, True)
     """
 
     how: How
@@ -86,7 +94,15 @@ def working(how: How, plain_attention: bool) -> Iterator[None]:
 
 
 def plan_for(learner: Learned, tasks: Task) -> Plan:
-    """The plan for tasks of this shape, made at their first sight."""
+    """The plan for tasks of this shape, made at their first sight.
+
+    >>> from metanotes import MAML, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> learner, tasks = MAML(mlp(1, 8, 1), inner_lr=0.1, loss=mse), sinusoid(seed=0)(4)
+    >>> plan_for(learner, tasks) is plan_for(learner, tasks)
+    True
+    """
     plans = learner.workshop.plans
     key = _key(learner, tasks)
     plan: Plan | None = plans.get(key)
@@ -203,7 +219,13 @@ def _numbers(learner: Learned, two: Task, how: How, plain_attention: bool) -> li
 
 @contextmanager
 def slow_rules_refused() -> Iterator[None]:
-    """An error where vmap lacks a rule and torch loops by itself: no faster than one by one."""
+    """An error where vmap lacks a rule and torch loops by itself: no faster than one by one.
+
+    >>> with slow_rules_refused():
+    ...     warnings.warn("There is a performance drop because ...")
+    Traceback (most recent call last):
+    UserWarning: There is a performance drop because ...
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "There is a performance drop")
         yield

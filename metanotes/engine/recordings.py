@@ -97,6 +97,14 @@ def recording(learner: nn.Module) -> Iterator[None]:
     They are dropped at the end. Modules and losses that are neither torch's nor ours may look at
     more than tensors, and hooks may do anything: with them nothing is recorded, unless the learner
     was made with `record=True`.
+
+    >>> from metanotes import MAML, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> learner, sample = MAML(mlp(1, 8, 1), inner_lr=0.1, loss=mse), sinusoid(seed=0)
+    >>> with recording(learner):                # a training loop of your own
+    ...     for _ in range(3):
+    ...         learner(sample(4)).mean().backward()
     """
     workshop: Any = getattr(learner, "workshop", None)
     if workshop is None:

@@ -30,7 +30,20 @@ from metanotes.task import Task, task_count
 
 @torch.compiler.disable
 def meta_step(learner: Learned, tasks: Task) -> Tensor:
-    """`learner.query_losses(tasks)`, `[T]`, differentiable in all that is learned."""
+    """`learner.query_losses(tasks)`, `[T]`, differentiable in all that is learned.
+
+    Args:
+        learner: `metanotes.Learner` calls this from its `forward`, or anything else that is
+            `Learned`.
+        tasks: T tasks.
+
+    >>> from metanotes import MAML, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> learner, tasks = MAML(mlp(1, 8, 1), inner_lr=0.1, loss=mse), sinusoid(seed=0)(4)
+    >>> torch.allclose(meta_step(learner, tasks), learner.query_losses(tasks))
+    True
+    """
     plan = plan_for(learner, tasks)
     learner.check(tasks, plan.output)
     if not torch.is_grad_enabled():

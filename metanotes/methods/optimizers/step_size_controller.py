@@ -42,6 +42,11 @@ class Rollout(NamedTuple):
         rates: alpha_0 to alpha_{k-1}, `[T, k]`.
         log_probs: log p(a_t | s_t), `[T, k]`, differentiable in phi.
         rewards: r_t, `[T, k]`.
+
+    >>> from metanotes.data import quadratics
+    >>> controller = StepSizeController(lr=0.01, steps=20)
+    >>> controller.rollout(quadratics(dim=3, seed=0)(8)).losses.shape
+    torch.Size([8, 21])
     """
 
     losses: Tensor

@@ -50,6 +50,13 @@ class Position(NamedTuple):
         losses: f(theta_t), `[T]`.
         grads: grad f(theta_t), as theta.
         how: whether the functions are worked on at once or one by one.
+
+    >>> from metanotes import SGD
+    >>> from metanotes.data import quadratics
+    >>> learner, functions = LearningToOptimize(SGD(lr=0.01), steps=5), quadratics(seed=0)(64)
+    >>> losses, position = learner.unroll(functions, learner.start(functions), steps=2)
+    >>> losses.shape, torch.equal(position.losses, losses[:, -1])
+    (torch.Size([64, 2]), True)
     """
 
     theta: Theta
