@@ -1,6 +1,7 @@
 """Meta-learning as one would write it first: a loop over tasks, a loop over steps, autograd.
 
-    theta_0 = phi,    theta_{t+1} = theta_t + u(grad l(theta_t; D_train)),    l^n = l(theta_k; D_test)
+    theta_0 = phi,    theta_{t+1} = theta_t + u(grad l(theta_t; D_train)),    t = 0 .. k-1
+    l^n = l(theta_k; D_test)
 
 The judge of the fuzz tests. It shares no line with the package: weights are put into the modules by
 hand, each (module, name) once, rather than by `functional_call`, and the update rules are written
