@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import metanotes
 from metanotes import Batch, Task
 from tests.fuzz.alterations import draw_change
 from tests.fuzz.draw import Draw
 from tests.fuzz.losses import LOSSES
-from tests.fuzz.modules import ByName, Mean, Pair, Scalar
+from tests.fuzz.modules import BranchingOnSize, Mean, Scalar
 from tests.fuzz.networks import (
     activation,
     image_layers,
@@ -23,6 +22,7 @@ from tests.fuzz.networks import (
     usual_block,
     vector_layers,
 )
+from tests.fuzz.oddities import draw_oddities
 from tests.fuzz.plain import Rule
 from tests.fuzz.sides import Case, names_of, takes
 
@@ -46,7 +46,7 @@ def case(seed: int) -> Case:
         case.rule.kind = "LearnedRates"
         learned = {n: p for n, p in case.network.named_parameters() if p.requires_grad}
         case.rule.rates = {n: 0.1 + 0.05 * draw.normal(*p.shape) for n, p in learned.items()}
-    _draw_oddities(draw, case)
+    draw_oddities(draw, case)
     case.change = draw_change(draw, case)
     case.evaluation_steps = draw.choice([None, 0, 1, 2, 3])
     return case
@@ -280,10 +280,11 @@ def _draw_parts(draw: Draw, case: Case) -> None:
         case.adapts = [n for n in learned if n in chosen]
     # Minibatches come in a random order: as large as the set, or of examples that are all alike.
     small = draw.chance(0.2), draw.chance(0.5)
+    by_size = any(isinstance(m, BranchingOnSize) for m in case.network.modules())
+    by_size |= getattr(case.loss, "reduction", "mean") == "sum"
     if small[0] and (case.method == "Reptile" or (descends and takes("batch"))):
-        alike = [Batch(*(t[:, :1].expand_as(t) for t in batch)) for batch in case.tasks]
         n, m = (batch.y.shape[1] for batch in case.tasks)
-        if small[1]:
+        if small[1] and not by_size:
             first = case.tasks.support
             x, y = first.x[:, :1], first.y[:, :1]
             alike = [Batch(*(t.repeat_interleave(k, 1) for t in (x, y))) for k in (n, m)]
@@ -291,80 +292,3 @@ def _draw_parts(draw: Draw, case: Case) -> None:
             case.notes.append("examples of a task all alike")
         else:
             case.batch = n + m if case.method == "Reptile" else n
-
-
-def _draw_oddities(draw: Draw, case: Case) -> None:
-    """What few readers do, and what must be right or refused."""
-    x = case.tasks.support.x
-    if x.ndim == 5 and draw.chance(0.1):
-        case.notes.append("channels last")
-    if draw.chance(0.04):
-        case.notes.append("hook on a parameter")
-    elif draw.chance(0.03):
-        case.notes.append("forward hook")
-    elif draw.chance(0.03):
-        case.notes.append("first part in evaluation mode")
-    if not draw.chance(0.1):
-        return
-    real = [
-        f"{n}.{k}"
-        for n, b in zip(Task._fields, case.tasks, strict=True)
-        for k, t in b._asdict().items()
-        if t.is_floating_point()
-    ]
-    match draw.integer(0, 6):
-        case 0 if real:
-            case.differentiated = (draw.choice(real),)
-            case.refusable = f"{case.differentiated[0]} requires a gradient"
-        case 1 if (
-            case.method != "Prototypes"
-            and case.adapts_as == "names"
-            and case.adapts is None
-            and case.method not in ("ANIL", "HyperRepresentation", "MetaSGD")
-        ):
-            case.refusable = "dict input"
-            case.network = ByName(case.network)
-            case.tasks = Task(
-                *(
-                    Batch(
-                        {
-                            "features": b.x,
-                            "weight": torch.ones(b.x.shape[:2], dtype=case.dtype) * 0.7,
-                        },
-                        b.y,
-                    )
-                    for b in case.tasks
-                )
-            )
-        case 2 if (
-            case.method not in ("Prototypes", "ANIL", "HyperRepresentation", "MetaSGD")
-            and case.adapts is None
-        ):
-            case.refusable = "two outputs"
-            case.network = Pair(case.network)
-        case 3 if case.loss is metanotes.mse:
-            case.refusable = "reduction none"
-            case.loss = nn.MSELoss(reduction="none")
-        case 4 if (
-            case.loss is metanotes.cross_entropy and not case.tasks.support.y.is_floating_point()
-        ):
-            case.refusable = "label outside"
-            y = case.tasks.support.y.clone()
-            y[0, 0] = draw.choice([-1, 7])
-            case.tasks = Task(Batch(x, y), case.tasks.query)
-        case 5 if x.is_floating_point():
-            case.refusable = "another type of numbers"
-            other = torch.float32 if case.dtype == torch.float64 else torch.float64
-            case.tasks = Task(Batch(x.to(other), case.tasks.support.y), case.tasks.query)
-        case 6 if (
-            isinstance(case.network, nn.Sequential)
-            and case.method != "Prototypes"
-            and x.ndim == 3
-            and x.is_floating_point()
-        ):
-            case.refusable = "running statistics"
-            case.network = nn.Sequential(
-                nn.BatchNorm1d(x.shape[2], dtype=case.dtype), *case.network
-            )
-    if case.refusable:
-        case.notes.append(case.refusable)

@@ -170,7 +170,8 @@ class Case:
             if self.method in ("ANIL", "HyperRepresentation"):
                 adapts = names_of(model, model[-1])  # type: ignore[index]
             zero = self.method == "HyperRepresentation"
-            side = Plain(model, rule, self.steps, loss, method, first_order, adapts, zero)
+            how = method, first_order, adapts, zero, self.batch
+            side = Plain(model, rule, self.steps, loss, *how)
         side.train(self.training)
         self._set_part(model)
         return side
