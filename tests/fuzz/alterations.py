@@ -79,7 +79,7 @@ def _freeze(draw: Draw, case: Case) -> Change:
     names = [n for n, p in case.network.named_parameters() if p.requires_grad]
     adapts = names if case.adapts is None else case.adapts
     if case.method in ("ANIL", "HyperRepresentation"):
-        adapts = names_of(case.network, case.network[-1])  # type: ignore[index]
+        adapts = names_of(case.network, case.network[-1])
     free = [n for n in names if n not in adapts or len(adapts) > 1]
     free = [n for n in free if case.method != "HyperRepresentation" or n not in adapts]
     if len(names) < 2 or not free:
@@ -94,7 +94,7 @@ def _freeze(draw: Draw, case: Case) -> Change:
 
 def _weights(draw: Draw, case: Case) -> Change:
     name, p = draw.choice([*case.network.named_parameters()])
-    if case.method == "HyperRepresentation" and name in names_of(case.network, case.network[-1]):  # type: ignore[index]
+    if case.method == "HyperRepresentation" and name in names_of(case.network, case.network[-1]):
         name, p = next(iter(case.network.named_parameters()))
     value = (p.detach().double() + 0.2 * draw.normal(*p.shape)).to(case.dtype)
 

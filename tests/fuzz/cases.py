@@ -262,7 +262,7 @@ def _round(case: Case) -> None:
 def _draw_parts(draw: Draw, case: Case) -> None:
     """What is frozen, what adapts, minibatches of the inner loop."""
     names = [n for n, _ in case.network.named_parameters()]
-    head = names_of(case.network, case.network[-1])  # type: ignore[index]
+    head = names_of(case.network, case.network[-1])
     body = [n for n in names if n not in head]
     if draw.chance(0.2) and len(body) > 0:
         frozen = [n for n in body if draw.chance(0.5)]

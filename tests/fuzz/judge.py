@@ -141,7 +141,7 @@ def learned(case: Case, learner: Learner) -> Theta:
     assert isinstance(model, nn.Module)
     parts = dict(model.named_parameters())
     if case.rule.rates is not None:
-        parts |= {f"rates {n}": r for n, r in learner.rule.rates.items()}  # type: ignore[union-attr, operator]
+        parts |= {f"rates {n}": r for n, r in learner.rule.rates.items()}
     if isinstance(learner.loss, nn.Module):
         parts |= {f"loss {n}": p for n, p in learner.loss.named_parameters()}
     own = {id(p) for p in learner.parameters() if p.requires_grad}

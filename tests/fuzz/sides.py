@@ -51,7 +51,7 @@ class Case:
     ways: int = 0
     network: nn.Module = field(default_factory=nn.Identity)
     loss: Any = None
-    tasks: Task = None  # type: ignore[assignment]
+    tasks: Task = None
     differentiated: tuple[str, ...] = ()
     refusable: str = ""
     notes: list[str] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Case:
         learner = self._learner(model, loss)
         if self.rule.rates is not None:
             with torch.no_grad():
-                for name, rate in learner.rule.rates.items():  # type: ignore[union-attr]
+                for name, rate in learner.rule.rates.items():
                     rate.copy_(self.rule.rates[name])
         learner.train(self.training)
         self._set_part(learner.model)
@@ -168,7 +168,7 @@ class Case:
             first_order = self.first_order or method == "reptile"
             adapts = self.adapts
             if self.method in ("ANIL", "HyperRepresentation"):
-                adapts = names_of(model, model[-1])  # type: ignore[index]
+                adapts = names_of(model, model[-1])
             zero = self.method == "HyperRepresentation"
             how = method, first_order, adapts, zero, self.batch
             side = Plain(model, rule, self.steps, loss, *how)
