@@ -172,7 +172,7 @@ def test_outputs_and_labels_that_would_broadcast_are_refused():
         def predict(self, adapted, x):
             return x.new_zeros(*x.shape[:2], 4, 3)
 
-    learner, tasks = labelled(torch.zeros(4, 3, dtype=torch.long))
+    _, tasks = labelled(torch.zeros(4, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="metric="):
         evaluate(Everything(loss=lambda out, y: out.mean()), lambda n: tasks, 4)
     own = evaluate(
