@@ -2,27 +2,19 @@
 
 A learning algorithm F_phi takes a task's training data and returns a model. phi is whatever part of
 it we choose to learn, by descending the loss after learning. Start with `Learner`.
+
+At the top are the frame, the update rules and the learners, with the few functions that are used
+everywhere. Each comes from the room that owns it; other losses and helpers are imported from there,
+such as `metanotes.methods.domains.mmd`.
 """
 
 from metanotes.evaluation import Score, evaluate
+from metanotes.history import History
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
-from metanotes.methods.bilevel import (
-    Hypergradient,
-    HyperRepresentation,
-    InnerProblemError,
-    hypergradient,
-)
+from metanotes.methods.bilevel import HyperRepresentation, InnerProblemError, hypergradient
 from metanotes.methods.comparison import Classifier, NearestNeighbor
-from metanotes.methods.domains import (
-    DSN,
-    DomainAdaptation,
-    DomainAdversary,
-    difference_loss,
-    gradient_reversal,
-    mmd,
-    scale_invariant_mse,
-)
+from metanotes.methods.domains import DSN, DomainAdaptation
 from metanotes.methods.initialization import (
     ANIL,
     MAML,
@@ -44,7 +36,7 @@ from metanotes.methods.optimizers import (
 )
 from metanotes.task import Batch, Task
 from metanotes.theta import over_tasks
-from metanotes.training import CheckpointError, History, NonFiniteLossError, meta_train
+from metanotes.training import CheckpointError, NonFiniteLossError, meta_train
 from metanotes.update_rules import SGD, Adam, Momentum, RMSprop, UpdateRule
 
 __all__ = [
@@ -57,11 +49,9 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "DomainAdaptation",
-    "DomainAdversary",
     "GatedRule",
     "History",
     "HyperRepresentation",
-    "Hypergradient",
     "InnerLoopLearner",
     "InnerProblemError",
     "LSTMRule",
@@ -83,15 +73,11 @@ __all__ = [
     "Task",
     "UpdateRule",
     "cross_entropy",
-    "difference_loss",
     "evaluate",
-    "gradient_reversal",
     "hypergradient",
     "meta_train",
-    "mmd",
     "mse",
     "over_tasks",
     "reinforce",
-    "scale_invariant_mse",
     "trajectory",
 ]

@@ -28,6 +28,8 @@ from metanotes.task import (
     task_to,
 )
 
+__all__ = ["Score", "accuracy", "evaluate"]
+
 Metric = Callable[[Tensor, Tensor], Tensor]
 Together = Literal["all", "several", "none"]  # queries: in one batch, each alone by vmap or a loop
 
@@ -77,7 +79,11 @@ class Score:
 
 
 def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
-    """The fraction of right answers of one task: outputs `[M, ways]`, labels `[M]`, to a scalar."""
+    """The fraction of right answers of one task: outputs `[M, ways]`, labels `[M]`, to a scalar.
+
+    >>> accuracy(torch.eye(4), torch.tensor([0, 1, 2, 2]))
+    tensor(0.7500, dtype=torch.float64)
+    """
     return (outputs.argmax(-1) == y).double().mean()
 
 
@@ -274,7 +280,7 @@ def _on_examples(
         number = len(y)
     except (AttributeError, TypeError):
         raise ValueError(
-            f"a {type(examples).__name__} is neither a sampler of tasks, to be called with a "
+            f"an object of type {type(examples).__name__} is neither a sampler of tasks, to be called with a "
             "number, nor labelled examples with .x and .y"
         ) from None
     if number < 2 or number != task_count(x):

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["History"]
+
 
 @dataclass
 class History:

@@ -24,6 +24,8 @@ from metanotes.task import Batch, task_count
 from metanotes.theta import TaskLoss, Theta, losses_and_gradients, with_task_axis
 from metanotes.update_rules import State, UpdateRule
 
+__all__ = ["Descent", "descend"]
+
 
 class Descent(NamedTuple):
     """What an inner loop is made of, beside where it starts.
@@ -35,6 +37,14 @@ class Descent(NamedTuple):
             last the first again. The whole support set, or minibatches of it.
         steps: k, at least 0.
         first_order: hold the inner gradients constant.
+
+    >>> from metanotes.update_rules import SGD
+    >>> away = lambda theta, x, y: (theta["w"] - y).square().sum()
+    >>> batch = Batch(torch.zeros(3, 1), torch.ones(3, 1))
+    >>> descent = Descent(away, SGD(lr=0.5), [batch], steps=1)
+    >>> theta, state = descent.start({"w": torch.zeros(1)})
+    >>> descent.step(0, theta, state)[0]["w"].flatten().detach()
+    tensor([1., 1., 1.])
     """
 
     loss: TaskLoss

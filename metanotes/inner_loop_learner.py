@@ -173,15 +173,23 @@ class InnerLoopLearner(Learner):
 
     def losses_at(self, theta: Theta, batch: Batch) -> Tensor:
         """l^n(theta^n) on a batch of every task: `[T]`."""
+        x, y = batch
+        own = type(self)
+        if (
+            own.predict is not InnerLoopLearner.predict
+            or own.task_losses is not Learner.task_losses
+        ):
+            return self.task_losses(self.predict(theta, x), y)
+        body, head = self.body_and_head()
+        if body is not None:
+            return over_tasks(partial(self.query_loss, model=head))(theta, self.features(x), y)
         # One by one, the gradient at theta can be taken at once, where theta is all that learns.
-        if present().apart and torch.is_grad_enabled() and self._theta_is_all():
-            return losses_pulled_back(self.query_loss, theta, *batch)
-        return self.task_losses(self.predict(theta, batch.x), batch.y)
+        if present().apart and torch.is_grad_enabled() and self.theta_is_all():
+            return losses_pulled_back(self.query_loss, theta, x, y)
+        return over_tasks(self.query_loss, predicts=True)(theta, x, y)
 
-    def _theta_is_all(self) -> bool:
+    def theta_is_all(self) -> bool:
         """Whether a loss at theta depends on nothing else that is learned."""
-        if type(self).predict is not InnerLoopLearner.predict or self.body_and_head()[0]:
-            return False
         known = {id(p) for p in (*self.phi().values(), *self.rule.parameters())}
         return all(id(p) in known for p in self.parameters() if p.requires_grad)
 
@@ -194,9 +202,11 @@ class InnerLoopLearner(Learner):
         """
         return check_loss(self.loss(self.outputs(theta, x, model), y))
 
-    def query_loss(self, theta: Theta, x: Inputs, y: Tensor) -> Tensor:
+    def query_loss(
+        self, theta: Theta, x: Inputs, y: Tensor, model: nn.Module | None = None
+    ) -> Tensor:
         """The loss outside: that of the outputs, without what `task_loss` may add to it."""
-        return check_loss(self.loss(self.outputs(theta, x), y))
+        return check_loss(self.loss(self.outputs(theta, x, model), y))
 
     def outputs(self, theta: Theta, x: Inputs, model: nn.Module | None = None) -> Tensor:
         """f_theta(x) of one task: x `[N, ...]` to outputs `[N, ...]`."""

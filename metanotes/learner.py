@@ -23,6 +23,8 @@ from metanotes.engine import Computing, Options, Workshop, meta_step
 from metanotes.task import Batch, Inputs, Task, check_tasks
 from metanotes.theta import over_tasks
 
+__all__ = ["Learner", "check_loss", "check_outputs", "check_targets", "cross_entropy", "mse"]
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100  # a token that cross entropy leaves out, as torch's `ignore_index`
 
@@ -121,6 +123,9 @@ def check_outputs(outputs: Any, y: Tensor) -> torch.Size:
     Raises:
         TypeError: a model that returns something else than a tensor.
         ValueError: outputs of another number of examples.
+
+    >>> check_outputs(torch.zeros(25, 5), torch.zeros(25))
+    torch.Size([5])
     """
     if not isinstance(outputs, Tensor):
         raise TypeError(
@@ -139,7 +144,13 @@ def check_loss(loss: Tensor) -> Tensor:
     """The loss of one task, if it is a scalar.
 
     Raises:
-        ValueError: it is not, or not differentiable.
+        ValueError: it is not.
+
+    >>> check_loss(mse(torch.ones(3), torch.zeros(3)))
+    tensor(1.)
+    >>> check_loss(mse(torch.ones(3), torch.zeros(3), reduction="none"))
+    Traceback (most recent call last):
+    ValueError: the loss of one task is [3], not a scalar: use reduction='mean', ...
     """
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
@@ -162,6 +173,10 @@ def check_targets(loss: Loss, output: torch.Size, y: Tensor) -> None:
 
     Raises:
         ValueError: says what would do.
+
+    >>> check_targets(cross_entropy, torch.Size([5]), torch.tensor([[0, 1, 5]]))
+    Traceback (most recent call last):
+    ValueError: labels run from 0 to 5, but the model's outputs have 5 classes: labels are 0 to 4
     """
     target = y.shape[2:]
     if loss is mse:

@@ -13,7 +13,21 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
+
+__all__ = [
+    "Batch",
+    "Functions",
+    "Sequences",
+    "Task",
+    "check_tasks",
+    "joined",
+    "map_tensors",
+    "minibatches",
+    "select",
+    "task_count",
+    "task_to",
+]
 
 Inputs = Tensor | dict[str, Tensor]
 Of = TypeVar("Of")
@@ -107,27 +121,54 @@ def task_count(of: Any) -> int:
     >>> task_count(Batch({"ids": torch.zeros(3, 5)}, torch.zeros(3, 5)))
     3
     """
-    return len(tree_leaves(of)[0])
+    first = _first_tensor(of)
+    if first is None:
+        raise ValueError("there is no tensor in this, and so no number of tasks")
+    return len(first)
+
+
+def _first_tensor(of: Any) -> Tensor | None:
+    if isinstance(of, Tensor):
+        return of
+    parts = of.values() if isinstance(of, dict) else of if isinstance(of, tuple | list) else ()
+    return next((t for t in map(_first_tensor, parts) if t is not None), None)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], of: Of) -> Of:
-    """A function on every tensor of a `Task`, a `Batch`, or other nested dicts and tuples."""
+    """A function on every tensor of a `Task`, a `Batch`, or other nested dicts and tuples.
+
+    >>> map_tensors(lambda t: t[:2], Batch(torch.zeros(3, 5, 2), torch.zeros(3, 5))).y.shape
+    torch.Size([2, 5])
+    """
     mapped: Of = tree_map(function, of)
     return mapped
 
 
 def select(of: Of, index: Any) -> Of:
-    """The tasks of an index or a slice, of a `Task`, a `Batch`, or other nested tensors."""
+    """The tasks of an index or a slice, of a `Task`, a `Batch`, or other nested tensors.
+
+    >>> select(Batch(torch.zeros(3, 5, 2), torch.zeros(3, 5)), slice(1)).x.shape
+    torch.Size([1, 5, 2])
+    """
     return map_tensors(lambda t: t[index], of)
 
 
 def task_to(tasks: Of, device: torch.device | str) -> Of:
-    """The same tasks on another device."""
+    """The same tasks on another device.
+
+    >>> task_to(Batch(torch.zeros(3, 5, 2), torch.zeros(3, 5)), "meta").x.device
+    device(type='meta')
+    """
     return map_tensors(lambda t: t.to(device), tasks)
 
 
 def joined(first: Batch, second: Batch) -> Batch:
-    """The examples of both, task by task: `[T, N, ...]` and `[T, M, ...]` to `[T, N + M, ...]`."""
+    """The examples of both, task by task: `[T, N, ...]` and `[T, M, ...]` to `[T, N + M, ...]`.
+
+    >>> five, four = (Batch(torch.zeros(3, n, 2), torch.zeros(3, n)) for n in (5, 4))
+    >>> joined(five, four).x.shape
+    torch.Size([3, 9, 2])
+    """
     x, y = (
         tree_map(lambda a, b: torch.cat([a, b], 1), *pair)
         for pair in zip(first, second, strict=True)
@@ -142,6 +183,11 @@ def minibatches(examples: Batch, size: int, steps: int) -> Batch:
 
     Raises:
         ValueError: a minibatch of more examples than a task has.
+
+    >>> examples = Batch(torch.arange(4).expand(3, 4), torch.zeros(3, 4))
+    >>> drawn = minibatches(examples, size=2, steps=3).x          # three steps, of two each
+    >>> drawn.shape, drawn[0, :4].sort().values.tolist()          # two steps see each example once
+    (torch.Size([3, 6]), [0, 1, 2, 3])
     """
     tasks, examples_of_a_task = examples.y.shape[:2]
     if size > examples_of_a_task:
@@ -182,6 +228,11 @@ def check_tasks(tasks: Task) -> None:
     Raises:
         TypeError: something in it is no tensor.
         ValueError: the leading axes differ, a batch is empty, or an input is NaN or infinite.
+
+    >>> check_tasks(Task(Batch(torch.zeros(3, 5, 2), torch.zeros(3, 4)),
+    ...                  Batch(torch.zeros(3, 5, 2), torch.zeros(3, 5))))
+    Traceback (most recent call last):
+    ValueError: support.x and support.y differ in their number of examples; got ...
     """
     _check_form(tasks)
     named = _named(tasks)

@@ -16,11 +16,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
 from metanotes.task import Inputs, task_count
+
+__all__ = [
+    "How",
+    "KnownGradient",
+    "call",
+    "in_force",
+    "leaves",
+    "losses_and_gradients",
+    "over_tasks",
+    "trainable",
+    "with_task_axis",
+]
 
 Theta = dict[str, Tensor]
 Part = nn.Module | str
@@ -89,7 +100,11 @@ def with_task_axis(phi: Theta, tasks: int) -> Theta:
 
 
 def leaves(theta: Theta) -> Theta:
-    """The same numbers without a past, to be differentiated anew."""
+    """The same numbers without a past, to be differentiated anew.
+
+    >>> leaves({"w": torch.ones(3, 2)})["w"].requires_grad
+    True
+    """
     return {name: t.detach().requires_grad_() for name, t in theta.items()}
 
 
@@ -173,6 +188,9 @@ class How(NamedTuple):
         channels_last: images of one task with their channels last in memory: faster on a CPU.
         layers: makes a context in which functions of `torch.nn` under `vmap` are worked out in
             another way.
+
+    >>> How(at_once=True).channels_last
+    False
     """
 
     at_once: bool = False
@@ -192,7 +210,12 @@ def present() -> How:
 
 @contextmanager
 def in_force(how: How) -> Iterator[None]:
-    """While this lasts, `over_tasks` works in that way."""
+    """While this lasts, `over_tasks` works in that way.
+
+    >>> with in_force(How(at_once=True)):       # one call of vmap, and not three of torch.dot
+    ...     over_tasks(torch.dot)(torch.ones(3, 2), torch.arange(6.0).view(3, 2))
+    tensor([1., 5., 9.])
+    """
     token = IN_FORCE.set(how)
     try:
         yield
@@ -289,6 +312,12 @@ class KnownGradient(torch.autograd.Function):
     """Losses `[T]` whose gradients are known, so that no graph has to be kept for them.
 
     `KnownGradient.apply(losses, gradients, *theta)`: gradients and theta are alike, `[T, ...]`.
+
+    >>> w = torch.tensor([[1.0], [2.0]], requires_grad=True)                # T = 2
+    >>> KnownGradient.apply(w.detach().square().sum(1), [2 * w.detach()], w).mean().backward()
+    >>> w.grad
+    tensor([[1.],
+            [2.]])
     """
 
     @staticmethod
@@ -297,8 +326,13 @@ class KnownGradient(torch.autograd.Function):
         return losses.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # the gradients would count as constants, without a word
+            raise RuntimeError(
+                "these losses can be differentiated once (create_graph=True asks for more): "
+                "make the learner with keep_graph=True or, if it has no such option, "
+                "first_order=False"
+            )
         gradients = (weights.view(-1, *[1] * (g.ndim - 1)) * g for g in ctx.gradients)
         return None, None, *gradients
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from metanotes._ground.checks import fraction, positive
 from metanotes.theta import Theta
 
+__all__ = ["SGD", "Adam", "Momentum", "RMSprop", "UpdateRule"]
+
 State = tuple[Theta, ...]
 
 

@@ -163,7 +163,9 @@ def train_on_mnist(session: Session) -> LSTMRule:
         train_rule(
             session,
             f"learned, {name}",
-            LearningToOptimize(rule, STEPS, weights=rising(phase.power), first_order=phase.first_order),
+            LearningToOptimize(
+                rule, STEPS, weights=rising(phase.power), first_order=phase.first_order
+            ),
             networks(make, mnist("train"), seed=1000 * seed + number),
             phase.episodes,
             phase.tasks,

@@ -1,7 +1,7 @@
 """What the book adds to Sphinx.
 
-- `{{ results }}`, `{{ api }}` and `{{ repo }}` in a page of book/ become the recorded results, the
-  documentation of the package's modules, and the repository's address from _config.yml.
+- `{{ results }}` and `{{ repo }}` in a page of book/ become the recorded results and the
+  repository's address from _config.yml, the lines `{{ api ... }}` the package's documentation.
 - A "run locally" entry beside the launch buttons of a chapter.
 - Scripts from a CDN, said loudly, where tools/vendor.py could not fetch them.
 """
@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, get_origin
 
+import api_pages
 import results_page
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -46,60 +47,41 @@ def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
             app.env.note_dependency(str(path))
         text = results_page.page(root / "results", root / "book" / "_generated")
         source[0] = source[0].replace("{{ results }}", text)
-    if "{{ api }}" in source[0]:
-        source[0] = source[0].replace("{{ api }}", api())
+    source[0] = api_pages.filled_in(source[0])
     repository = app.config.html_theme_options.get("repository_url", "")
     source[0] = source[0].replace("{{ repo }}", repository)
 
 
-def api() -> str:
-    """One section a module of the package, in the order of the package's folders."""
-    import metanotes
-
-    packages, parts = [metanotes.__name__], []
-    modules: list[str] = []
-    for info in pkgutil.walk_packages(metanotes.__path__, "metanotes."):
-        if not info.name.rsplit(".", 1)[-1].startswith("_"):
-            (packages if info.ispkg else modules).append(info.name)
-    first = ["task", "learner", "inner_loop", "update_rules", "inner_loop_learner"]
-    first += ["meta_step", "layers", "training", "evaluation", "nets"]
-    rank = {f"metanotes.{name}": place for place, name in enumerate(first)}
-    modules.sort(key=lambda name: (rank.get(name, len(first)), name))
-    for name in modules:
-        lines = [f".. automodule:: {name}", "   :members:", "   :show-inheritance:"]
-        label = name.replace(".", "-").replace("_", "-")
-        parts.append(
-            f"(api-{label})=\n## `{name}`\n\n```{{eval-rst}}\n" + "\n".join(lines) + "\n```\n"
-        )
-    lists = []
-    for package in packages:
-        holder = importlib.import_module(package)
-        links = []
-        for name in getattr(holder, "__all__", []):
-            thing = getattr(holder, name)
-            if thing.__module__.startswith("metanotes"):
-                links.append(f"{{py:obj}}`~{package}.{name}`")
-            else:
-                links.append(f"`{name}` (`{thing.__module__}.{thing.__name__}`)")
-        if links:
-            lists.append(f"`from {package} import ...`\n: " + ",\n  ".join(links) + "\n")
-    return "\n".join(["## What to import", "", *lists, "", *parts])
-
-
 def exported_name(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
-    """Let a page say `metanotes.MAML` for what is documented where it is defined."""
+    """Let a page say `metanotes.MAML` for what is documented where it is written.
+
+    A type in a signature that has no documentation of its own, a sampler's class or an alias, is
+    plain text; in prose it is a mistake.
+    """
     package, _, name = node.get("reftarget", "").rpartition(".")
     if node.get("refdomain") != "py" or not package.startswith("metanotes"):
         return None
     try:
         thing = getattr(importlib.import_module(package), name)
-        target = f"{thing.__module__}.{thing.__qualname__}"
-    except (ImportError, AttributeError):
-        return None
-    if target == node["reftarget"]:
-        return None
-    domain = env.get_domain("py")
-    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+        target = f"{api_pages.home(thing)}.{thing.__qualname__}"
+    except (ImportError, AttributeError, StopIteration):
+        target = node["reftarget"]
+    link = None
+    if target != node["reftarget"]:
+        domain = env.get_domain("py")
+        link = domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+    if link is None and in_signature(node):
+        return contnode
+    return link
+
+
+def in_signature(node: Any) -> bool:
+    """Whether a reference stands in the signature of something documented, not in its text."""
+    while node is not None and not isinstance(node, addnodes.desc_content):
+        if isinstance(node, addnodes.desc_signature):
+            return True
+        node = node.parent
+    return False
 
 
 def without_aliases(
@@ -108,6 +90,31 @@ def without_aliases(
     """The fields of a named tuple are described with its arguments."""
     alias = (getattr(thing, "__doc__", None) or "").startswith("Alias for field number")
     return True if alias else None
+
+
+def equations_as_they_stand(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """An indented paragraph of a docstring is an equation: its lines are kept apart."""
+    text: list[str] = []
+    margin = True  # whether the last line with words began at the margin
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and margin and text[-1:] != [""]:
+            margin = False  # the arguments of a section, such as Args:
+        if indented and margin:
+            text += [".. code-block:: text", ""]
+        if line:
+            margin = not line.startswith(" ")
+        text.append(line)
+    lines[:] = text
+
+
+def bases_without_variables(
+    app: Sphinx, name: str, thing: Any, options: Any, bases: list[Any]
+) -> None:
+    """`Generic[Drawn]` as `Generic`: a type variable has no page."""
+    bases[:] = [Generic if get_origin(base) is Generic else base for base in bases]
 
 
 def run_locally(
@@ -130,6 +137,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", use_cdn_where_not_vendored)
     app.connect("source-read", fill_in, priority=100)
     app.connect("autodoc-skip-member", without_aliases)
+    app.connect("autodoc-process-docstring", equations_as_they_stand, priority=400)
+    app.connect("autodoc-process-bases", bases_without_variables)
     app.connect("missing-reference", exported_name)
     app.connect("html-page-context", run_locally, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,7 +3,7 @@
 from metanotes.data.batches import batches
 from metanotes.data.episodes import episodes
 from metanotes.data.files import DamagedDataError, cache_folder, data_folder
-from metanotes.data.functions import FunctionSampler, networks, quadratics
+from metanotes.data.functions import FunctionSampler, QuadraticSampler, networks, quadratics
 from metanotes.data.images import (
     Images,
     blend,
@@ -18,11 +18,12 @@ from metanotes.data.images import (
     printed_digits,
     svhn,
 )
+from metanotes.data.labelled import Labelled
 from metanotes.data.pairs import domain_pairs
 from metanotes.data.sampler import Sampler
 from metanotes.data.sequences import sequences
 from metanotes.data.sinusoid import sinusoid
-from metanotes.data.surfaces import surfaces
+from metanotes.data.surfaces import monomials, surfaces
 from metanotes.task import Functions, Sequences
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "FunctionSampler",
     "Functions",
     "Images",
+    "Labelled",
+    "QuadraticSampler",
     "Sampler",
     "Sequences",
     "batches",
@@ -44,6 +47,7 @@ __all__ = [
     "gtsrb",
     "mini_imagenet",
     "mnist_m",
+    "monomials",
     "networks",
     "omniglot",
     "photographs",

@@ -35,7 +35,11 @@ class FunctionSampler(Sampler[Functions]):
 
 
 class QuadraticSampler(FunctionSampler):
-    """The stream of functions that `quadratics` returns."""
+    """The stream of functions that `quadratics` returns.
+
+    >>> quadratics(dim=3, seed=0).config()
+    {'kind': 'quadratics', 'dim': 3, 'seed': 0}
+    """
 
     def __init__(self, dim: int, seed: int, dtype: torch.dtype, device: torch.device | str):
         super().__init__(seed, device)

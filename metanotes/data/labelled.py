@@ -19,7 +19,13 @@ Rotations = Literal["classes", "tasks"] | None
 
 
 class Labelled(Protocol):
-    """Anything with inputs `.x` `[n, ...]` and class ids `.y` `[n]`, as `Images` or `Batch`."""
+    """Anything with inputs `.x` `[n, ...]` and class ids `.y` `[n]`, as `Images` or `Batch`.
+
+    >>> from metanotes.data import Labelled, glyphs
+    >>> examples: Labelled = glyphs("evaluation")
+    >>> len(examples.x) == len(examples.y)
+    True
+    """
 
     @property
     def x(self) -> Tensor | Mapping[str, Tensor]: ...

@@ -25,6 +25,11 @@ class Options(NamedTuple):
             pays for small networks and on a GPU. `meta_train` asks for it by itself.
         compile: record, and compile what is recorded by torch's compiler: seconds to minutes once,
             for every shape of the tasks. Convolutions on a CPU are left as they are.
+
+    >>> from metanotes import MAML
+    >>> from metanotes.nets import mlp
+    >>> MAML(mlp(1, 8, 1), inner_lr=0.1, record=True).options
+    Options(keep_graph=False, checkpoint=False, record=True, compile=False)
     """
 
     keep_graph: bool = False
@@ -34,7 +39,11 @@ class Options(NamedTuple):
 
 
 class Computing(TypedDict, total=False):
-    """`Options`, as keyword arguments of every learner."""
+    """`Options`, as keyword arguments of every learner.
+
+    >>> Options(**Computing(record=True)).record
+    True
+    """
 
     keep_graph: bool
     checkpoint: bool
@@ -46,6 +55,12 @@ class Workshop:
     """What the engine keeps of its work on a learner: plans and recordings.
 
     It belongs to one learner: a copy of that learner, or one that was saved, has an empty one.
+
+    >>> import copy
+    >>> workshop = Workshop()
+    >>> workshop.plans["of some shape"] = ...
+    >>> copy.deepcopy(workshop).plans
+    {}
     """
 
     def __init__(self) -> None:
@@ -64,6 +79,12 @@ class Learned(Protocol):
     """A learner, as the engine sees it.
 
     Its losses are `query_losses`, plainly written; the rest is looked at before any work.
+    `metanotes.Learner` has all of it.
+
+    >>> from metanotes import Learner
+    >>> asked = [name for name in vars(Learned) if not name.startswith("_")]
+    >>> all(hasattr(Learner, name) for name in asked)
+    True
     """
 
     options: Options

@@ -97,6 +97,14 @@ def recording(learner: nn.Module) -> Iterator[None]:
     They are dropped at the end. Modules and losses that are neither torch's nor ours may look at
     more than tensors, and hooks may do anything: with them nothing is recorded, unless the learner
     was made with `record=True`.
+
+    >>> from metanotes import MAML, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> learner, sample = MAML(mlp(1, 8, 1), inner_lr=0.1, loss=mse), sinusoid(seed=0)
+    >>> with recording(learner):                # a training loop of your own
+    ...     for _ in range(3):
+    ...         learner(sample(4)).mean().backward()
     """
     workshop: Any = getattr(learner, "workshop", None)
     if workshop is None:
@@ -112,13 +120,19 @@ def recording(learner: nn.Module) -> Iterator[None]:
             workshop.recordings.clear()
 
 
+def asks_for_recordings(learner: Learned) -> bool:
+    """Whether the learner, or a loop around it, has promised that only tensors change."""
+    options = learner.options
+    return options.record or options.compile or learner.workshop.asked > 0
+
+
 def recording_for(
     learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]
 ) -> Recording | None:
     """The recording to play for these tasks, if there should be one."""
     options, workshop = learner.options, learner.workshop
     insisted = options.record or options.compile
-    if not (insisted or workshop.asked):
+    if not asks_for_recordings(learner):
         return None
     # Random numbers that are drawn again cannot be recorded, nor can what is done one by one.
     if options.checkpoint or not plan.how.at_once or plan.how.apart or plan.outside:
@@ -234,9 +248,9 @@ def record(
     try:
         with torch.random.fork_rng(devices=devices):  # it runs once, beside the user's draws
             graph = make_fx(run)(*inputs)
+            simplify(graph, inputs)
     except (RuntimeError, NotImplementedError):  # a branch on data, a number read from a tensor
         return NEVER
-    simplify(graph, inputs)
     random = any(map(draws, graph.graph.nodes))
     if learner.options.compile:
         turn_products(graph)

@@ -24,13 +24,26 @@ from metanotes.engine.groups import few_threads, losses_and_gradient
 from metanotes.engine.plan import Plan, plan_for
 from metanotes.engine.protocol import Learned
 from metanotes.engine.recomputed import casts_in_force
-from metanotes.engine.recordings import recording_for, settings_of
+from metanotes.engine.recordings import asks_for_recordings, recording_for, settings_of
 from metanotes.task import Task, task_count
 
 
 @torch.compiler.disable
 def meta_step(learner: Learned, tasks: Task) -> Tensor:
-    """`learner.query_losses(tasks)`, `[T]`, differentiable in all that is learned."""
+    """`learner.query_losses(tasks)`, `[T]`, differentiable in all that is learned.
+
+    Args:
+        learner: `metanotes.Learner` calls this from its `forward`, or anything else that is
+            `Learned`.
+        tasks: T tasks.
+
+    >>> from metanotes import MAML, mse
+    >>> from metanotes.data import sinusoid
+    >>> from metanotes.nets import mlp
+    >>> learner, tasks = MAML(mlp(1, 8, 1), inner_lr=0.1, loss=mse), sinusoid(seed=0)(4)
+    >>> torch.allclose(meta_step(learner, tasks), learner.query_losses(tasks))
+    True
+    """
     plan = plan_for(learner, tasks)
     learner.check(tasks, plan.output)
     if not torch.is_grad_enabled():
@@ -40,12 +53,14 @@ def meta_step(learner: Learned, tasks: Task) -> Tensor:
     if learner.options.keep_graph or inputs_learn:
         with plan.at_work(apart=False):
             return learner.query_losses(tasks)
-    own = [*learner.parameters(), *learner.buffers()]
-    phi = [t for t in own if t.requires_grad]
-    hooked = any(t._backward_hooks for t in phi)  # inside they would act, and once more outside
-    recorded = None if hooked else recording_for(learner, tasks, plan, own)
-    if recorded is not None or (task_count(tasks) > plan.group and not hooked):
-        return _AtOnce.apply(learner, tasks, plan, own, recorded, *phi)
+    grouped = task_count(tasks) > plan.group
+    if grouped or asks_for_recordings(learner):
+        own = [*learner.parameters(), *learner.buffers()]
+        phi = [t for t in own if t.requires_grad]
+        if not any(t._backward_hooks for t in phi):  # inside they would act, and once more outside
+            recorded = recording_for(learner, tasks, plan, own)
+            if grouped or recorded is not None:
+                return _AtOnce.apply(learner, tasks, plan, own, recorded, *phi)
     with few_threads(plan, task_count(tasks)), plan.at_work():
         return learner.query_losses(tasks)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import api_pages
 import pages
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -296,16 +297,12 @@ def test_the_results_page_shows_every_record(light: pages.Reader) -> None:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    import metanotes
-    import metanotes.data
-    import metanotes.notebook
-
-    ids = pages._anchors(SITE / "book" / "api.html")
-    for package in (metanotes, metanotes.data, metanotes.notebook):
-        for name in package.__all__:
-            thing = getattr(package, name)
-            if thing.__module__.startswith("metanotes"):
-                assert f"{thing.__module__}.{thing.__qualname__}" in ids
+    ids = {
+        anchor for path in (SITE / "book" / "api").glob("*.html") for anchor in pages._anchors(path)
+    }
+    for place in (*api_pages.packages(), *api_pages.frame()):
+        for name, thing in api_pages.public(place).items():
+            assert f"{api_pages.home(thing)}.{name}" in ids
 
 
 # What each check must find on a page broken on purpose.

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import metanotes
 from metanotes import Batch, Learner, Task, evaluate
-from tests.fuzz.cases import Case
 from tests.fuzz.plain import Plain, Theta
+from tests.fuzz.sides import Case
 
 PACKAGE = Path(metanotes.__file__).resolve().parent
 KINDS = (ValueError, TypeError, NotImplementedError, RuntimeError)
@@ -106,7 +106,9 @@ def _same(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------------------------ comparisons
 
 
-def compare(what: str, ours: Named, right: Named, rounded: Named | None, part: float = 1e-9) -> None:
+def compare(
+    what: str, ours: Named, right: Named, rounded: Named | None, part: float = 1e-9
+) -> None:
     """Refuse a difference of more than a part of the size.
 
     Args:
@@ -137,9 +139,9 @@ def learned(case: Case, learner: Learner) -> Theta:
     """What the package learns, by the plain loop's names."""
     model = learner.model
     assert isinstance(model, nn.Module)
-    parts = {n: p for n, p in model.named_parameters()}
+    parts = dict(model.named_parameters())
     if case.rule.rates is not None:
-        parts |= {f"rates {n}": r for n, r in learner.rule.rates.items()}  # type: ignore[union-attr, operator]
+        parts |= {f"rates {n}": r for n, r in learner.rule.rates.items()}
     if isinstance(learner.loss, nn.Module):
         parts |= {f"loss {n}": p for n, p in learner.loss.named_parameters()}
     own = {id(p) for p in learner.parameters() if p.requires_grad}
@@ -163,6 +165,7 @@ class Results(NamedTuple):
         adapted: theta_k by name, `[T, ...]`.
         predictions: for the queries.
         alone: a score of each task in evaluation mode, each query beside the support set only.
+        together: the same, all queries in one batch.
     """
 
     losses: Tensor
@@ -171,6 +174,7 @@ class Results(NamedTuple):
     adapted: Named
     predictions: Tensor
     alone: Tensor
+    together: Tensor
 
 
 def weights(losses: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ def weights(losses: Tensor) -> Tensor:
     return torch.linspace(0.5, 2.0, len(losses)).to(losses)
 
 
-def score(outputs: Tensor, y: Tensor) -> Tensor:
+def score(outputs: Tensor, y: Tensor | None) -> Tensor:
     """A number that no two different outputs share."""
     flat = outputs.reshape(-1)
     return (flat * torch.linspace(1.0, 2.0, flat.numel(), dtype=flat.dtype)).mean()
@@ -201,11 +205,12 @@ def plain_results(
     predictions = side.predict(adapted, tasks)
     flags = [(m, m.training) for m in side.model.modules()]
     side.train(False)
-    outputs = side.predict_alone(side.adapt(tasks, case.evaluation_steps), tasks)
+    judged = side.adapt(tasks, case.evaluation_steps)
+    outputs = side.predict_alone(judged, tasks), side.predict(judged, tasks)
     for module, mode in flags:
         module.training = mode
-    alone = torch.stack([score(o, y) for o, y in zip(outputs, tasks.query.y, strict=True)])
-    return Results(losses.detach(), mean, weighted, stacked, predictions, alone)
+    alone, together = (torch.stack([score(o, None) for o in each]) for each in outputs)
+    return Results(losses.detach(), mean, weighted, stacked, predictions, alone, together)
 
 
 # --------------------------------------------------------------------------------- the package's
@@ -230,7 +235,7 @@ def call(case: Case, learner: Learner, tasks: Task, way: str) -> tuple[Tensor, T
     return losses.detach(), {n: torch.zeros_like(t) if g is None else g for (n, t), g in found}
 
 
-def evaluation(case: Case, learner: Learner, tasks: Task) -> Tensor:
+def evaluation(case: Case, learner: Learner, tasks: Task, transductive: bool) -> Tensor:
     """The score of each task, by `evaluate`."""
     tasks = case.own_tasks(tasks)
     count = len(tasks.support.y)
@@ -243,8 +248,10 @@ def evaluation(case: Case, learner: Learner, tasks: Task) -> Tensor:
             parts.append(Batch(x, y[rows]))
         return Task(*parts)
 
-    how = {} if case.method == "Prototypes" else {"steps": case.evaluation_steps}
-    return evaluate(learner, sample, max(2, count), metric=score, **how).values[:count]
+    how: dict[str, Any] = {"metric": score, "transductive": transductive}
+    if case.method != "Prototypes":
+        how["steps"] = case.evaluation_steps
+    return evaluate(learner, sample, max(2, count), **how).values[:count]
 
 
 def named(adapted: Any, right: Named) -> Named:
@@ -284,7 +291,8 @@ class Stage:
             adapted = {name: t.detach().clone() for name, t in adapted.items()}
         self.adapted: Any = adapted
         self.where = "at evaluate"
-        self.alone = evaluation(case, learner, self.tasks)
+        self.alone = evaluation(case, learner, self.tasks, transductive=False)
+        self.together = evaluation(case, learner, self.tasks, transductive=True)
 
     def check(self, right: Results, rounded: Results | None = None, part: float = 1e-9) -> None:
         """Compare all of it with the plain loop, to a part of the size."""
@@ -301,7 +309,7 @@ class Stage:
         if right.adapted:
             adapted = named(self.adapted, right.adapted)
             compare("adapt, the", adapted, right.adapted, rounded and rounded.adapted, part)
-        for name in ("predictions", "alone"):
+        for name in ("predictions", "alone", "together"):
             pair = {name: getattr(self, name)}, {name: getattr(right, name)}
             compare("the", *pair, rounded and {name: getattr(rounded, name)}, part)
 

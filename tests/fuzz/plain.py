@@ -1,6 +1,7 @@
 """Meta-learning as one would write it first: a loop over tasks, a loop over steps, autograd.
 
-    theta_0 = phi,    theta_{t+1} = theta_t + u(grad l(theta_t; D_train)),    l^n = l(theta_k; D_test)
+    theta_0 = phi,    theta_{t+1} = theta_t + u(grad l(theta_t; D_train)),    t = 0 .. k-1
+    l^n = l(theta_k; D_test)
 
 The judge of the fuzz tests. It shares no line with the package: weights are put into the modules by
 hand, each (module, name) once, rather than by `functional_call`, and the update rules are written
@@ -103,6 +104,8 @@ class Plain:
         adapts: names of the parameters that move in the inner loop; default: all that require a
             gradient.
         zero_start: whether those start at zero, as a hyper-representation's head.
+        batch: how many of the examples a step of the inner loop sees, the first ones; which those
+            are must make no difference.
     """
 
     def __init__(
@@ -115,16 +118,20 @@ class Plain:
         first_order: bool = False,
         adapts: list[str] | None = None,
         zero_start: bool = False,
+        batch: int | None = None,
     ) -> None:
         self.model, self.rule, self.steps, self.loss = model, rule, steps, loss
         self.method, self.first_order = method, first_order
-        self.adapts, self.zero_start = adapts, zero_start
+        self.adapts, self.zero_start, self.batch = adapts, zero_start, batch
 
     def train(self, mode: bool = True) -> None:
-        """Training or evaluation mode, of the model and the loss."""
+        """Training or evaluation mode, of the model and the loss; running statistics stay fixed."""
         for part in (self.model, self.loss):
             if isinstance(part, nn.Module):
                 part.train(mode)
+        for module in self.model.modules():
+            if getattr(module, "running_mean", None) is not None:
+                module.eval()
 
     def phi(self) -> Theta:
         """All that is learned, by name: of the model, the rule, and the loss."""
@@ -176,11 +183,12 @@ class Plain:
             return self.loss(outputs(self.model, self.start()[0], _join(x, xq)), _join(y, yq))
         if self.method == "reptile":
             with torch.no_grad():
-                theta, adapts = self.adapt_one(_join(x, xq), _join(y, yq), int(self.steps))
+                examples = _first(_join(x, xq), self.batch), _first(_join(y, yq), self.batch)
+                theta, adapts = self.adapt_one(*examples, int(self.steps))
             phi = dict(self.model.named_parameters())
             away = [(phi[n] - theta[n].detach()).square().sum() for n in adapts]
             return 0.5 * torch.stack(away).sum()
-        theta, _ = self.adapt_one(x, y, int(self.steps))
+        theta, _ = self.adapt_one(_first(x, self.batch), _first(y, self.batch), int(self.steps))
         return self.loss(outputs(self.model, theta, xq), yq)
 
     def losses(self, tasks: Task) -> Tensor:
@@ -271,6 +279,10 @@ def each_task(tasks: Task) -> Iterator[tuple[Any, Tensor, Any, Tensor]]:
 
 def _pick(x: Any, index: Any) -> Any:
     return {k: t[index] for k, t in x.items()} if isinstance(x, dict) else x[index]
+
+
+def _first(x: Any, count: int | None) -> Any:
+    return x if count is None else _pick(x, slice(count))
 
 
 def _join(a: Any, b: Any) -> Any:

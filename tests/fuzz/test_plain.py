@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from metanotes import MAML, Batch, Task, mse
-from tests.fuzz.cases import Case, Change, case
+from tests.fuzz.cases import case
+from tests.fuzz.draw import Draw
 from tests.fuzz.judge import Wrong, check_unchanged, compare, is_ours, judge, state
-from tests.fuzz.modules import SMOOTH, Draw
+from tests.fuzz.networks import SMOOTH
 from tests.fuzz.plain import Plain, Rule
+from tests.fuzz.sides import Case, Change
 
 
 def small_task() -> Task:
@@ -61,7 +63,7 @@ def test_a_case_is_the_same_whenever_it_is_drawn():
 
 
 def test_the_cases_are_of_every_kind():
-    cases = [case(seed) for seed in range(150)]
+    cases = [case(seed) for seed in range(100)]
     text = "\n".join(map(str, cases))
     layers = "Conv1d Conv2d BatchNorm2d InstanceNorm LayerNorm GroupNorm Embedding PReLU Twice"
     layers += " TransformerEncoderLayer MultiheadAttention Pool2d padding_idx Branching Residual"

@@ -20,7 +20,12 @@ from metanotes.theta import call, over_tasks
 
 
 class Neighbors(NamedTuple):
-    """What `NearestNeighbor` keeps of the support set: features `[T, N, F]`, labels `[T, N]`."""
+    """What `NearestNeighbor` keeps of the support set: features `[T, N, F]`, labels `[T, N]`.
+
+    >>> support = Batch(torch.rand(3, 5, 4), torch.arange(5).expand(3, 5))
+    >>> NearestNeighbor(nn.Flatten(), ways=5).adapt(support).z.shape
+    torch.Size([3, 5, 4])
+    """
 
     z: Tensor
     y: Tensor

@@ -1,19 +1,21 @@
 """Shared and private spaces: a classifier that is trained on one domain, and used on another."""
 
 from metanotes.methods.domains.adaptation import DomainAdaptation
-from metanotes.methods.domains.dsn import DSN
+from metanotes.methods.domains.dsn import DSN, Parts
 from metanotes.methods.domains.gradient_reversal import (
     DomainAdversary,
     gradient_reversal,
     reversal_schedule,
 )
 from metanotes.methods.domains.losses import difference_loss, scale_invariant_mse
-from metanotes.methods.domains.mmd import gaussian_kernels, mmd, mmd_test
+from metanotes.methods.domains.mmd import TwoSampleTest, gaussian_kernels, mmd, mmd_test
 
 __all__ = [
     "DSN",
     "DomainAdaptation",
     "DomainAdversary",
+    "Parts",
+    "TwoSampleTest",
     "difference_loss",
     "gaussian_kernels",
     "gradient_reversal",

@@ -88,6 +88,10 @@ class DomainAdaptation(Learner):
         """The parts of the loss before they are weighted, each `[T]`."""
         check_tasks(tasks)
         check_domains(tasks)
+        return self.each_term(tasks)
+
+    def each_term(self, tasks: Task) -> dict[str, Tensor]:
+        """`terms`, of tasks that have been checked or whose labels are there to judge by."""
         each = [
             self.pair_terms(*batches)
             for batches in zip(tasks.support.x, tasks.support.y, tasks.query.x, strict=True)
@@ -124,7 +128,7 @@ class DomainAdaptation(Learner):
         weights = dict(self.weights)
         if self.ramp:
             weights["similarity"] *= reversal_schedule(float(self.seen) / self.ramp)
-        terms = self.terms(tasks)
+        terms = self.each_term(tasks)
         return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
 
     def check(self, tasks: Task, output: torch.Size) -> None:

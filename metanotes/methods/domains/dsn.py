@@ -22,7 +22,12 @@ from metanotes.methods.domains.losses import difference_loss, scale_invariant_ms
 
 
 class Parts(NamedTuple):
-    """Images rebuilt by the decoder, each `[n, ...]`: from both codes, and from each alone."""
+    """Images rebuilt by the decoder, each `[n, ...]`: from both codes, and from each alone.
+
+    >>> nets = [nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 4)]
+    >>> DSN(*nets).reconstruct(torch.rand(5, 4), "source").shared.shape
+    torch.Size([5, 4])
+    """
 
     both: Tensor
     shared: Tensor

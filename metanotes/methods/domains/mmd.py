@@ -123,6 +123,10 @@ class TwoSampleTest(NamedTuple):
         statistic: the unbiased squared MMD of the two samples.
         null: what it is when the points are dealt to the two samples at random, `[permutations]`.
         p_value: how often chance alone reaches the statistic.
+
+    >>> test = mmd_test(torch.zeros(4, 1), torch.ones(4, 1), permutations=20)
+    >>> test.null.shape, test.statistic > float(test.null.median())
+    (torch.Size([20]), True)
     """
 
     statistic: float

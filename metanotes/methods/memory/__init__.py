@@ -1,5 +1,5 @@
 """phi is a whole learning algorithm: what a net does with the examples that it remembers."""
 
-from metanotes.methods.memory.recurrent_learner import RecurrentLearner
+from metanotes.methods.memory.recurrent_learner import Activations, RecurrentLearner
 
-__all__ = ["RecurrentLearner"]
+__all__ = ["Activations", "RecurrentLearner"]

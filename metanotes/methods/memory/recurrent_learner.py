@@ -31,6 +31,10 @@ class Activations(NamedTuple):
         h: the LSTM's output, `[T, H]`.
         c: its cells, `[T, H]`.
         y: the last target, not yet fed, `[T, outputs]`.
+
+    >>> support = Batch(torch.zeros(3, 7, 2), torch.ones(3, 7, 1))
+    >>> RecurrentLearner(inputs=2, hidden=8).adapt(support).h.shape
+    torch.Size([3, 8])
     """
 
     h: Tensor

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from metanotes._ground.checks import positive
+from metanotes.methods.optimizers.function_values import check_rule
 from metanotes.update_rules import UpdateRule
 
 
@@ -27,7 +29,8 @@ class LearnedOptimizer(Optimizer):
             steps should be smaller than those that the rule was trained for.
 
     Raises:
-        ValueError: an lr that is not above 0, or something that is no rule.
+        TypeError: `params` is a module.
+        ValueError: an lr that is not above 0, something that is no rule, or complex parameters.
 
     >>> from metanotes import LSTMRule
     >>> model = torch.nn.Linear(3, 1)
@@ -42,17 +45,17 @@ class LearnedOptimizer(Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], rule: UpdateRule, lr: float = 1.0) -> None:
+        if isinstance(params, nn.Module):
+            raise TypeError(f"params is a {type(params).__name__}; give its .parameters()")
         super().__init__(params, {"rule": rule, "lr": positive("lr", lr)})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        rule = param_group.get("rule", self.defaults["rule"])
-        if not isinstance(rule, UpdateRule):
-            raise ValueError(
-                f"rule={rule!r} must be an UpdateRule, such as metanotes.LSTMRule() with trained "
-                "weights"
-            )
+        check_rule(param_group.get("rule", self.defaults["rule"]))
         positive("lr", param_group.get("lr", self.defaults["lr"]))
         super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if not p.is_floating_point():
+                raise ValueError(f"a parameter {list(p.shape)} is of {p.dtype}: real numbers only")
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -119,6 +122,15 @@ class LearnedOptimizer(Optimizer):
         for group, rule, weights in zip(self.param_groups, rules, saved, strict=True):
             rule.load_state_dict(weights)
             group["rule"] = rule  # not the copy that torch makes of a group
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        numbers = [number for group in groups for number in group["params"]]
+        for p, number in zip(parameters, numbers, strict=True):
+            # torch casts states to the type of their parameter; a rule's are of its own.
+            for name, value in state_dict["state"].get(number, {}).items():
+                self.state[p][name] = tree_map(
+                    lambda t, p=p: t.detach().to(p.device, copy=True) if torch.is_tensor(t) else t,
+                    value,
+                )
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -21,11 +21,11 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from metanotes._ground.checks import positive
+from metanotes._ground import checks
 from metanotes.engine import Computing
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
-from metanotes.methods.optimizers.lstm_rule import log_and_sign
+from metanotes.methods.optimizers.lstm_rule import check_preprocess, log_and_sign
 from metanotes.task import Inputs
 from metanotes.theta import Part, Theta
 from metanotes.update_rules import State, UpdateRule
@@ -40,13 +40,14 @@ class GatedRule(UpdateRule):
     first step i = 0 and f = 1.
 
     Args:
-        hidden: units H of the first LSTM.
+        hidden: units H of the first LSTM, at least 1.
         preprocess: p of `log_and_sign`.
         seed: of the initial weights, uniform in +-0.01; b_f is uniform in [4, 5] and b_i in
             [-5, -4], so that the rule starts near gradient descent with a rate of about 0.01.
 
     Raises:
-        ValueError: `hidden` below 1, `preprocess` not above 0, or gradients without the loss.
+        ValueError: `hidden` or `preprocess` out of its range, or gradients without the loss, or of
+            other tensors than the state.
 
     Source: Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning", ICLR 2017,
     section 3; the two layers and the initial values are those of their code.
@@ -59,18 +60,17 @@ class GatedRule(UpdateRule):
     (torch.Size([3, 4, 5]), True)
     """
 
-    def __init__(self, hidden: int = 20, preprocess: float = 10.0, seed: int = 0) -> None:
+    def __init__(self, *, hidden: int = 20, preprocess: float = 10.0, seed: int = 0) -> None:
         super().__init__()
-        if hidden < 1:
-            raise ValueError(f"hidden={hidden} must be at least 1")
-        self.hidden, self.preprocess = hidden, positive("preprocess", preprocess)
+        hidden = checks.count("hidden", hidden)
+        self.hidden, self.preprocess = hidden, check_preprocess(preprocess)
         # Rows: input, forget and output gate, candidate; columns: gradient and loss, 2 each, and h.
         self.weight = nn.Parameter(torch.empty(4 * hidden, 4 + hidden))
         self.bias = nn.Parameter(torch.empty(4 * hidden))
         # Rows: the gates i and f; columns: h, theta, and the gate itself one step before.
         self.gate_weight = nn.Parameter(torch.empty(2, hidden + 2))
         self.gate_bias = nn.Parameter(torch.empty(2))
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(checks.seed(seed))
         with torch.no_grad():
             for p in self.parameters():
                 p.uniform_(-0.01, 0.01, generator=generator)
@@ -81,22 +81,21 @@ class GatedRule(UpdateRule):
         """c_0 = theta, the gates `[2, C]`, and the first LSTM's h and c, `[H, C]`, at 0."""
         cell = {name: t for name, t in theta.items() if name != LOSS}
         count = sum(t.numel() for t in cell.values())
+        if not cell:
+            raise ValueError(f"theta has no tensor beside {LOSS!r}")
         like = next(iter(cell.values()))
-        zeros = like.new_zeros(self.hidden, count)
-        gates = like.new_zeros(2, count)
+        zeros = like.new_zeros(self.hidden, count, dtype=self.weight.dtype)
+        gates = like.new_zeros(2, count, dtype=self.weight.dtype)
         gates[1] = 1.0
         return cell, {"gates": gates, "h": zeros, "c": zeros}
 
     def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
-        if LOSS not in grads:
-            raise ValueError(
-                f"the gradients {list(grads)} come without the loss, {LOSS!r}: this rule is for "
-                "MetaLearnerLSTM"
-            )
+        self._check(grads, state)
         cell, memory = state
-        g = torch.cat([grads[name].reshape(-1) for name in cell])  # [C]
-        loss = torch.cat([_each(grads[LOSS], grads[name]) for name in cell])
-        theta = torch.cat([t.reshape(-1) for t in cell.values()])
+        own = self.weight.dtype
+        g = torch.cat([grads[name].reshape(-1) for name in cell]).to(own)  # [C]
+        loss = torch.cat([_each(grads[LOSS], grads[name]) for name in cell]).to(own)
+        theta = torch.cat([t.reshape(-1) for t in cell.values()]).to(own)
         seen = torch.cat([log_and_sign(g, self.preprocess), log_and_sign(loss, self.preprocess)])
         h, c = self._lstm(seen, memory["h"], memory["c"])
         on_h, on_theta, on_gate = self.gate_weight.split([self.hidden, 1, 1], 1)
@@ -106,7 +105,10 @@ class GatedRule(UpdateRule):
         i, f = gates
         flat = (f - 1) * theta - i * g
         parts = flat.split([t.numel() for t in cell.values()])
-        updates = {name: u.view(cell[name].shape) for name, u in zip(cell, parts, strict=True)}
+        updates = {
+            name: u.view(t.shape).to(t.dtype)
+            for (name, t), u in zip(cell.items(), parts, strict=True)
+        }
         after = {name: t + updates[name] for name, t in cell.items()}
         updates[LOSS] = torch.zeros_like(grads[LOSS])
         return {name: updates[name] for name in grads}, (after, {"gates": gates, "h": h, "c": c})
@@ -117,6 +119,24 @@ class GatedRule(UpdateRule):
         i, f, o = a[: 3 * self.hidden].sigmoid().chunk(3)
         c = f * c + i * a[3 * self.hidden :].tanh()
         return o * c.tanh(), c
+
+    def _check(self, grads: Theta, state: State) -> None:
+        """Refuse gradients without the loss, and those of other tensors than the state."""
+        if LOSS not in grads:
+            raise ValueError(
+                f"the gradients {list(grads)} come without the loss, {LOSS!r}: this rule is for "
+                "MetaLearnerLSTM"
+            )
+        cell = state[0]
+        shapes = [
+            {name: tuple(t.shape) for name, t in tensors.items() if name != LOSS}
+            for tensors in (cell, grads)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the state is of {shapes[0]} and the gradients of {shapes[1]}: start with "
+                "rule.init(theta), of the theta that is updated"
+            )
 
     def extra_repr(self) -> str:
         return f"hidden={self.hidden}, preprocess={self.preprocess}"
@@ -171,9 +191,11 @@ class MetaLearnerLSTM(InnerLoopLearner):
         **computing: Unpack[Computing],
     ) -> None:
         like = next(model.parameters(), torch.zeros(()))
+        if LOSS in dict(model.named_parameters()):
+            raise ValueError(f"a parameter of the model is called {LOSS!r}: rename it")
         super().__init__(
             model,
-            GatedRule(hidden, seed=seed).to(like.device, like.dtype),
+            GatedRule(hidden=hidden, seed=seed).to(like.device, like.dtype),
             steps,
             loss=loss,
             first_order=first_order,

@@ -24,8 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import count, positive
-from metanotes.task import Batch, Functions
-from metanotes.theta import How, in_force, losses_and_gradients
+from metanotes.methods.optimizers.function_values import (
+    check_functions,
+    first_look,
+    next_batch,
+    values_at,
+)
+from metanotes.task import Batch, Functions, Of, map_tensors
+from metanotes.theta import How, Theta
 
 
 class Rollout(NamedTuple):
@@ -36,6 +42,11 @@ class Rollout(NamedTuple):
         rates: alpha_0 to alpha_{k-1}, `[T, k]`.
         log_probs: log p(a_t | s_t), `[T, k]`, differentiable in phi.
         rewards: r_t, `[T, k]`.
+
+    >>> from metanotes.data import quadratics
+    >>> controller = StepSizeController(lr=0.01, steps=20)
+    >>> controller.rollout(quadratics(dim=3, seed=0)(8)).losses.shape
+    torch.Size([8, 21])
     """
 
     losses: Tensor
@@ -80,7 +91,7 @@ class StepSizeController(nn.Module):
     """
 
     def __init__(
-        self, lr: float = 0.01, steps: int = 20, spread: float = 0.2, copies: int = 8
+        self, lr: float = 0.01, steps: int = 20, *, spread: float = 0.2, copies: int = 8
     ) -> None:
         super().__init__()
         self.lr, self.spread = positive("lr", lr), positive("spread", spread)
@@ -95,20 +106,31 @@ class StepSizeController(nn.Module):
         Args:
             functions: T of them, with losses above 0.
             noise: (a_t - w . s_t) / sigma, `[T, k]`; drawn if it is None, and 0 in testing.
-            steps: k; default: as in training.
+            steps: k, at least 1; default: as in training.
+
+        Raises:
+            ValueError: steps below 1, noise of another shape, or a loss that is not above 0.
         """
-        steps = self.steps if steps is None else steps
-        theta = {name: t.detach() for name, t in functions.theta.items()}
+        steps = self.steps if steps is None else count("steps", steps)
+        theta = check_functions(functions)
         like = next(iter(theta.values()))
         if noise is None:
-            noise = torch.randn(len(like), steps, dtype=like.dtype).to(like.device)
+            noise = torch.randn(len(like), steps, dtype=like.dtype)
+        noise = torch.as_tensor(noise).to(like)
+        if noise.shape != (len(like), steps):
+            raise ValueError(
+                f"noise is {list(noise.shape)}; for {len(like)} functions and {steps} steps it "
+                f"must be [{len(like)}, {steps}]"
+            )
         log_rate = torch.full_like(noise[:, 0], self.lr).log()
         losses: list[Tensor] = []
         rates, log_probs = [], []
         before: Tensor | None = None
+        batch = next_batch(functions)
+        how = first_look(functions, theta, batch)
         for t in range(steps):
-            loss, grads = _evaluate(functions, theta)
-            flat = torch.cat([g.flatten(1) for g in grads.values()], 1)
+            loss, grads = _evaluate(functions, theta, batch, how)
+            flat = torch.cat([g.reshape(len(g), g[0].numel()) for g in grads.values()], 1)
             one, nought = torch.ones_like(loss), torch.zeros_like(loss)
             change, agreement = nought, nought
             if before is not None:
@@ -126,8 +148,8 @@ class StepSizeController(nn.Module):
             }
             losses.append(loss)
             rates.append(rate)
-            before = flat
-        losses.append(_evaluate(functions, theta)[0])
+            before, batch = flat, next_batch(functions)
+        losses.append(_evaluate(functions, theta, batch, how)[0])
         way = torch.stack(losses, 1)
         rewards = way[:, :-1].log() - way[:, 1:].log()
         return Rollout(way, torch.stack(rates, 1), torch.stack(log_probs, 1), rewards)
@@ -156,6 +178,9 @@ def reinforce(log_probs: Tensor, rewards: Tensor, baseline: bool = True) -> Tens
     Returns:
         `[..., n]`.
 
+    Raises:
+        ValueError: the shapes differ, or a single rollout has to be its own baseline.
+
     >>> log_probs = torch.zeros(2, 3, requires_grad=True)               # 2 rollouts, 3 steps
     >>> rewards = torch.tensor([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]])
     >>> reinforce(log_probs, rewards).sum().backward()
@@ -163,7 +188,15 @@ def reinforce(log_probs: Tensor, rewards: Tensor, baseline: bool = True) -> Tens
     tensor([[-5., -5., -3.],
             [ 5.,  5.,  3.]])
     """
-    to_go = rewards.detach().flip(-1).cumsum(-1).flip(-1)
+    rewards = torch.as_tensor(rewards).detach()
+    if log_probs.shape != rewards.shape or log_probs.ndim < 1 + baseline:
+        raise ValueError(
+            f"log_probs {list(log_probs.shape)} and rewards {list(rewards.shape)} must both be "
+            "[..., n, k], of n rollouts of k steps"
+        )
+    if not rewards.is_floating_point():
+        rewards = rewards.to(log_probs.dtype)
+    to_go = rewards.flip(-1).cumsum(-1).flip(-1)
     if baseline:
         n = to_go.shape[-2]
         if n < 2:
@@ -172,10 +205,9 @@ def reinforce(log_probs: Tensor, rewards: Tensor, baseline: bool = True) -> Tens
     return -(log_probs * to_go).sum(-1)
 
 
-def _evaluate(functions: Functions, theta: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def _evaluate(functions: Functions, theta: Theta, batch: Batch, how: How) -> tuple[Tensor, Theta]:
     """f(theta), `[T]`, and its gradient, both constant."""
-    with in_force(How(at_once=True)):
-        losses, grads = losses_and_gradients(functions.loss, theta, *next(functions.batches))
+    losses, grads = values_at(functions, theta, batch, how)
     losses = losses.detach()
     if not (losses > 0).all():
         least = float(losses.min())
@@ -185,10 +217,15 @@ def _evaluate(functions: Functions, theta: dict[str, Tensor]) -> tuple[Tensor, d
 
 def _copied(functions: Functions, copies: int) -> Functions:
     """Each function several times, one after the other: T becomes T copies."""
+    theta = check_functions(functions)
 
     def batches() -> Iterator[Batch]:
-        for x, y in functions.batches:
-            yield Batch(x.repeat_interleave(copies, 0), y.repeat_interleave(copies, 0))
+        while True:
+            yield _repeated(next_batch(functions), copies)
 
-    theta = {name: t.repeat_interleave(copies, 0) for name, t in functions.theta.items()}
-    return Functions(functions.loss, theta, batches())
+    return Functions(functions.loss, _repeated(theta, copies), batches())
+
+
+def _repeated(tensors: Of, copies: int) -> Of:
+    """`[T, ...]` to `[T copies, ...]`."""
+    return map_tensors(lambda t: t.repeat_interleave(copies, 0), tensors)

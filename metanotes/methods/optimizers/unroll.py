@@ -28,8 +28,16 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import count
-from metanotes.task import Functions
-from metanotes.theta import How, KnownGradient, Theta, in_force, losses_and_gradients
+from metanotes.methods.optimizers.function_values import (
+    check_functions,
+    check_rule,
+    first_look,
+    learned_elsewhere,
+    next_batch,
+    values_at,
+)
+from metanotes.task import Batch, Functions
+from metanotes.theta import How, KnownGradient, Theta
 from metanotes.update_rules import State, UpdateRule
 
 
@@ -41,12 +49,21 @@ class Position(NamedTuple):
         state: the rule's.
         losses: f(theta_t), `[T]`.
         grads: grad f(theta_t), as theta.
+        how: whether the functions are worked on at once or one by one.
+
+    >>> from metanotes import SGD
+    >>> from metanotes.data import quadratics
+    >>> learner, functions = LearningToOptimize(SGD(lr=0.01), steps=5), quadratics(seed=0)(64)
+    >>> losses, position = learner.unroll(functions, learner.start(functions), steps=2)
+    >>> losses.shape, torch.equal(position.losses, losses[:, -1])
+    (torch.Size([64, 2]), True)
     """
 
     theta: Theta
     state: State
     losses: Tensor
     grads: Theta
+    how: How
 
     def detached(self) -> Position:
         """The same, without the graph that leads there: where truncated unrolling cuts."""
@@ -55,6 +72,7 @@ class Position(NamedTuple):
             tuple({name: t.detach() for name, t in part.items()} for part in self.state),
             self.losses.detach(),
             {name: t.detach() for name, t in self.grads.items()},
+            self.how,
         )
 
 
@@ -70,7 +88,8 @@ class LearningToOptimize(nn.Module):
             least 1; the last window of an episode may be shorter.
 
     Raises:
-        ValueError: a count below 1, or weights that are not T numbers of at least 0, one above.
+        ValueError: what is no rule, a count below 1, or weights that are not T numbers of at least
+            0, one above.
 
     >>> from metanotes import LSTMRule
     >>> from metanotes.data import quadratics
@@ -106,7 +125,7 @@ class LearningToOptimize(nn.Module):
                 f"weights={weights} must be steps={steps} finite numbers of at least 0, w_1 to "
                 "w_T, one of them above"
             )
-        self.rule, self.steps, self.first_order = rule, steps, first_order
+        self.rule, self.steps, self.first_order = check_rule(rule), steps, first_order
         self.window = count("unroll", unroll)
         self.register_buffer("weights", w, persistent=False)
         self.weights: Tensor
@@ -126,42 +145,64 @@ class LearningToOptimize(nn.Module):
                 yield losses @ window.to(losses.dtype)
 
     def start(self, functions: Functions) -> Position:
-        """theta_0, and f and its gradient there."""
-        theta = {name: t.detach() for name, t in functions.theta.items()}
+        """theta_0, and f and its gradient there.
+
+        Raises:
+            TypeError, ValueError: these are no functions that can be descended, or something else
+                than the rule is learned, which first order leaves out.
+        """
+        if len(self.weights) != self.steps:
+            raise ValueError(
+                f"steps={self.steps}, but there are {len(self.weights)} weights, w_1 to w_T: set "
+                "both, or make a new learner"
+            )
+        theta, batch = check_functions(functions), next_batch(functions)
+        how = first_look(functions, theta, batch, second_order=self._second_order())
+        constant = torch.is_grad_enabled() and self.first_order
+        if constant and learned_elsewhere(functions, theta, batch):
+            raise ValueError(
+                "something else than the rule requires a gradient (x, y, or parameters of the "
+                "loss), which first order does not give: .detach() it, .requires_grad_(False), or "
+                "first_order=False"
+            )
         state = self.rule.init(theta)
-        return Position(theta, state, *self._evaluate(functions, theta))
+        return Position(theta, state, *self._evaluate(functions, theta, batch, how), how)
 
     def unroll(
         self, functions: Functions, position: Position, steps: int
     ) -> tuple[Tensor, Position]:
         """Go on for some steps.
 
+        Args:
+            functions: those of the position.
+            position: what `start` gave, or this method before.
+            steps: how many, at least 1.
+
         Returns:
             f(theta) after each of them, `[T, steps]`, differentiable in phi, and the position after
             the last.
         """
-        theta, state, _, grads = position
+        theta, state, _, grads, how = position
         losses = []
-        for _ in range(steps):
+        for _ in range(count("steps", steps)):
             updates, state = self.rule(grads, state)
             theta = {name: t + updates[name] for name, t in theta.items()}
-            values, grads = self._evaluate(functions, theta)
+            values, grads = self._evaluate(functions, theta, next_batch(functions), how)
             losses.append(values)
-        return torch.stack(losses, dim=1), Position(theta, state, losses[-1], grads)
+        return torch.stack(losses, dim=1), Position(theta, state, losses[-1], grads, how)
 
-    def _evaluate(self, functions: Functions, theta: Theta) -> tuple[Tensor, Theta]:
-        """f(theta), `[T]`, and its gradient, on the next batch."""
-        batch = next(functions.batches)
-        second_order = torch.is_grad_enabled() and not self.first_order
-        # One by one where weights that differ would make a grouped convolution: slow on a CPU.
-        convolutions = any(t.ndim == 5 for t in theta.values())
-        with in_force(How(at_once=batch.x.is_cuda or not convolutions)):
-            losses, grads = losses_and_gradients(
-                functions.loss, theta, *batch, create_graph=second_order
-            )
+    def _evaluate(
+        self, functions: Functions, theta: Theta, batch: Batch, how: How
+    ) -> tuple[Tensor, Theta]:
+        """f(theta), `[T]`, and its gradient."""
+        second_order = self._second_order()
+        losses, grads = values_at(functions, theta, batch, how, second_order=second_order)
         if not second_order:
             losses = KnownGradient.apply(losses.detach(), list(grads.values()), *theta.values())
         return losses, grads
+
+    def _second_order(self) -> bool:
+        return torch.is_grad_enabled() and not self.first_order
 
     def extra_repr(self) -> str:
         text = f"steps={self.steps}, first_order={self.first_order}, unroll={self.window}"

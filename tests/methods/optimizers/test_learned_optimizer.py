@@ -76,6 +76,34 @@ def test_saved_and_loaded_it_goes_on_as_if_nothing_had_happened(tmp_path):
     assert run(again, other, 4) == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_states_of_a_rule_keep_their_own_precision(dtype, tmp_path):
+    """torch's optimizers cast what they load to the type of the parameter."""
+    x, y = (t.to(dtype) for t in data())
+
+    def train(model: nn.Module, optimizer: LearnedOptimizer) -> list[torch.Tensor]:
+        for _ in range(3):
+            optimizer.zero_grad()
+            mse_loss(model(x), y).backward()
+            optimizer.step()
+        return [p.detach().clone() for p in model.parameters()]
+
+    model = mlp(3, 4, 2).to(dtype)
+    optimizer = LearnedOptimizer(model.parameters(), LSTMRule(scale=0.5))
+    train(model, optimizer)
+    torch.save((model.state_dict(), optimizer.state_dict()), tmp_path / "saved.pt")
+    expected = train(model, optimizer)
+    weights, state = torch.load(tmp_path / "saved.pt", weights_only=True)
+    again = mlp(3, 4, 2).to(dtype)
+    again.load_state_dict(weights)
+    other = LearnedOptimizer(again.parameters(), LSTMRule(scale=0.5, seed=8))
+    other.load_state_dict(state)
+    assert all(map(torch.equal, train(again, other), expected))
+    train(again, other)
+    for saved in state["state"].values():  # what was loaded is not what is worked on
+        assert all(t.dtype == torch.float32 for t in saved["rule"][0].values())
+
+
 def test_it_can_be_copied():
     model = mlp(3, 4, 2)
     optimizer = LearnedOptimizer(model.parameters(), LSTMRule())
@@ -146,6 +174,12 @@ def test_what_does_not_fit_is_refused():
     model = mlp(3, 4, 2)
     with pytest.raises(ValueError, match="must be an UpdateRule"):
         LearnedOptimizer(model.parameters(), 0.1)
+    with pytest.raises(TypeError, match=r"params is a Sequential; give its \.parameters\(\)"):
+        LearnedOptimizer(model, LSTMRule())
+    with pytest.raises(ValueError, match=r"lr=Parameter[^>]* must be a number above 0"):
+        LearnedOptimizer(model.parameters(), LSTMRule(), lr=nn.Parameter(torch.tensor(0.1)))
+    with pytest.raises(ValueError, match=r"is of torch\.complex64"):
+        LearnedOptimizer([nn.Parameter(torch.ones(2).cfloat())], LSTMRule())
     with pytest.raises(ValueError, match="lr=0 must be a finite number above 0"):
         LearnedOptimizer(model.parameters(), LSTMRule(), lr=0)
     optimizer = LearnedOptimizer(model.parameters(), LSTMRule())

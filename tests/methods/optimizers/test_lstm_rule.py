@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metanotes import InnerLoopLearner, LSTMRule, cross_entropy, mse
-from metanotes.methods.optimizers import log_and_sign, lstm_rule
+from metanotes.methods.optimizers import fused_lstm, log_and_sign
 from metanotes.nets import conv4, mlp
 from tests.plainly import image_tasks, meta_gradient, relative_error, shaken, vector_tasks
 
@@ -53,7 +53,7 @@ def grads_of(seed: int) -> dict[str, torch.Tensor]:
 def test_updates_states_and_gradients_are_those_of_lstm_cells(
     layers, preprocess, columns, monkeypatch
 ):
-    monkeypatch.setattr(lstm_rule, "COLUMNS", columns)
+    monkeypatch.setattr(fused_lstm, "COLUMNS", columns)
     rule = LSTMRule(hidden=6, layers=layers, preprocess=preprocess, scale=0.3, seed=4).double()
     cells, out = cells_of(rule)
     trajectory = [grads_of(seed) for seed in range(4)]
@@ -133,7 +133,7 @@ def test_derivatives_by_differences():
     phi = phi_of(rule)
 
     def step(g, *tensors):
-        return lstm_rule._Step.apply(0.7, log_and_sign(g), *tensors)
+        return fused_lstm.FusedStep.apply(0.7, log_and_sign(g), *tensors)
 
     assert torch.autograd.gradcheck(step, (g, *states, *phi), eps=1e-8, atol=1e-5)
 
@@ -215,20 +215,28 @@ def test_it_is_a_rule_of_the_inner_loop(kind, first_order):
     plain = LSTMRule(hidden=4, seed=1, fused=False).double()
     expected = plain_inner_loop(model, plain, tasks, 3, loss, first_order)
     for options in ({}, {"checkpoint": True}):
-        learner = InnerLoopLearner(model, rule, 3, loss, first_order, **options)
+        learner = InnerLoopLearner(model, rule, 3, loss=loss, first_order=first_order, **options)
         for _ in range(3):  # from the second on it may be a recording that is played
             assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
-    learner = InnerLoopLearner(model, plain, 3, loss, first_order, keep_graph=True)
+    learner = InnerLoopLearner(model, plain, 3, loss=loss, first_order=first_order, keep_graph=True)
     assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"hidden": 0}, "hidden=0 must be at least 1"),
-        ({"layers": 0}, "layers=0 must be at least 1"),
+        ({"hidden": 0}, "hidden=0 must be a whole number of at least 1"),
+        ({"layers": 0}, "layers=0 must be a whole number of at least 1"),
         ({"scale": 0.0}, "scale=0.0 must be a finite number above 0"),
         ({"preprocess": -1.0}, "preprocess=-1.0 must be a finite number above 0"),
+        ({"preprocess": 200.0}, "preprocess=200.0 must be at most 80"),
+        ({"hidden": 2.5}, "hidden=2.5 must be a whole number"),
+        ({"layers": True}, "layers=True must be a whole number"),
+        (
+            {"scale": torch.nn.Parameter(torch.tensor(0.1))},
+            "scale=Parameter[^>]* must be a number above 0",
+        ),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
     ],
 )
 def test_bad_settings_are_named(arguments, message):
@@ -276,3 +284,36 @@ def test_little_is_kept_for_the_backward_pass():
             kept.append((updates, state))
     states = steps * 4 * rule.hidden * count * 4
     assert sum(seen.values()) < 1.2 * states
+
+
+def test_settings_go_by_their_names():
+    with pytest.raises(TypeError, match="positional"):
+        LSTMRule(20)
+
+
+@pytest.mark.parametrize("p", [0.0, -1.0, 200.0, math.nan])
+def test_a_p_that_leaves_the_numbers_is_refused(p):
+    with pytest.raises(ValueError, match="p="):
+        log_and_sign(torch.ones(3), p)
+
+
+def test_a_scale_that_is_learned_gets_its_gradient():
+    gradients = []
+    for fused in (True, False):
+        rule = LSTMRule(hidden=3, fused=fused).double()
+        rule.scale = torch.nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+        grads = grads_of(0)
+        updates, _ = rule(grads, rule.init(grads))
+        (gradient,) = torch.autograd.grad(sum(u.sum() for u in updates.values()), rule.scale)
+        gradients.append(gradient)
+        torch.testing.assert_close(gradient * 0.1, sum(u.sum() for u in updates.values()))
+    assert torch.equal(*gradients)
+
+
+def test_no_coordinate_is_no_update():
+    rule = LSTMRule(hidden=3)
+    theta = {"w": torch.zeros(2, 0, requires_grad=True)}
+    updates, _ = rule(theta, rule.init(theta))
+    updates["w"].sum().backward()
+    assert updates["w"].shape == (2, 0)
+    assert (rule.weights[0].grad == 0).all()

@@ -89,7 +89,11 @@ def test_with_f_1_and_i_alpha_it_is_gradient_descent():
 def test_the_meta_gradient_is_that_of_a_plain_loop(first_order, keep_graph):
     tasks = sinusoid(shots=6, queries=7, seed=1, dtype=torch.float64)(3)
     model = mlp(1, 4, 1).double()
-    learner = scattered(MetaLearnerLSTM(model, 3, 5, first_order, mse, keep_graph=keep_graph))
+    learner = scattered(
+        MetaLearnerLSTM(
+            model, 3, loss=mse, first_order=first_order, hidden=5, keep_graph=keep_graph
+        )
+    )
     learner(tasks).mean().backward()
     ours = [p.grad for p in [*model.parameters(), *learner.rule.parameters()]]
     plain = plain_meta_learner(model, learner.rule, tasks, 3, mse, first_order)
@@ -151,7 +155,7 @@ def task_to_float(tasks: Task) -> Task:
 
 def test_a_recording_gives_the_same_gradient():
     tasks = sinusoid(shots=6, queries=7, seed=2, dtype=torch.float64)(2)
-    learner = scattered(MetaLearnerLSTM(mlp(1, 5, 3, 1).double(), 2, 3, loss=mse))
+    learner = scattered(MetaLearnerLSTM(mlp(1, 5, 3, 1).double(), 2, loss=mse, hidden=3))
     gradients = [meta_gradient(learner, tasks) for _ in range(3)]  # the third one is played
     plain = plain_meta_learner(learner.model, learner.rule, tasks, 2, mse, True)
     for ours in gradients:
@@ -159,9 +163,48 @@ def test_a_recording_gives_the_same_gradient():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="hidden=0 must be at least 1"):
+    with pytest.raises(ValueError, match="hidden=0 must be a whole number of at least 1"):
         GatedRule(hidden=0)
     with pytest.raises(ValueError, match="come without the loss"):
         GatedRule()({"w": torch.ones(1, 2)}, GatedRule().init({"w": torch.ones(1, 2)}))
     with pytest.raises(ValueError, match="running statistics"):
         MetaLearnerLSTM(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    for message, settings in (
+        ("hidden=2.5 must be a whole number", {"hidden": 2.5}),
+        ("preprocess=None must be a number", {"preprocess": None}),
+        ("preprocess=100.0 must be at most 80", {"preprocess": 100.0}),
+        ("seed=None must be a whole number", {"seed": None}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GatedRule(**settings)
+    for call in (lambda: GatedRule(20), lambda: MetaLearnerLSTM(mlp(1, 2, 1), 5, mse)):
+        with pytest.raises(TypeError, match="positional"):
+            call()
+    with pytest.raises(ValueError, match="has no tensor beside"):
+        GatedRule().init({"l(theta)": torch.zeros(2)})
+    rule, loss = GatedRule(), torch.ones(2)
+    state = rule.init({"w": torch.ones(2, 3), "l(theta)": torch.zeros(2)})
+    for grads in ({"w": torch.ones(2, 4)}, {}, {"w": torch.ones(2, 3), "b": torch.ones(2)}):
+        with pytest.raises(ValueError, match=r"start with rule.init\(theta\)"):
+            rule({**grads, "l(theta)": loss}, state)
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_parameter("l(theta)", nn.Parameter(torch.ones(1)))
+
+    with pytest.raises(ValueError, match=r"is called 'l\(theta\)': rename it"):
+        MetaLearnerLSTM(Named(), loss=mse)
+
+
+def test_a_rule_works_in_its_own_precision():
+    """A model that is made double after the learner was."""
+    tasks = sinusoid(shots=6, queries=7, seed=2, dtype=torch.float64)(2)
+    whole = MetaLearnerLSTM(mlp(1, 4, 1), 2, loss=mse).double()(tasks)
+    learner = MetaLearnerLSTM(mlp(1, 4, 1), 2, loss=mse)
+    learner.model.double()
+    losses = learner(tasks)
+    assert losses.dtype == torch.float64
+    torch.testing.assert_close(losses, whole, rtol=1e-5, atol=0)
+    losses.mean().backward()
+    assert learner.rule.weight.grad.dtype == torch.float32

@@ -143,6 +143,23 @@ def test_bad_settings_are_named():
         StepSizeController(copies=1)
     with pytest.raises(ValueError, match="1 is too few"):
         reinforce(torch.zeros(1, 2), torch.zeros(1, 2))
+    for steps in (0, 2.5, True):
+        with pytest.raises(ValueError, match=f"steps={steps} must be a whole number"):
+            StepSizeController(steps=steps)
+        with pytest.raises(ValueError, match=f"steps={steps} must be a whole number"):
+            StepSizeController().rollout(quadratics()(2), steps=steps)
+    with pytest.raises(TypeError, match="positional"):
+        StepSizeController(0.1, 3, 0.2)
+    with pytest.raises(ValueError, match=r"lr=Parameter[^>]* must be a number above 0"):
+        StepSizeController(lr=torch.nn.Parameter(torch.tensor(0.1)))
+    for shape in ((2, 2), (2, 4), (3, 3), ()):
+        with pytest.raises(ValueError, match=r"for 2 functions and 3 steps it must be \[2, 3\]"):
+            StepSizeController(steps=3).rollout(quadratics()(2), torch.zeros(shape))
+    for shape in ((2, 1), (3, 2), (3,)):
+        with pytest.raises(ValueError, match=r"log_probs .* and rewards .* must both be"):
+            reinforce(torch.zeros(2, 3), torch.zeros(shape))
+    with pytest.raises(ValueError, match="of n rollouts of k steps"):
+        reinforce(torch.zeros(3), torch.zeros(3))
     negative = Functions(
         lambda theta, x, y: -(theta["w"] ** 2).sum(),
         {"w": torch.ones(2, 3)},
@@ -150,3 +167,17 @@ def test_bad_settings_are_named():
     )
     with pytest.raises(ValueError, match="needs > 0"):
         StepSizeController().rollout(negative)
+
+
+def test_rewards_and_noise_of_other_kinds_of_numbers():
+    log_probs = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+    rewards = torch.tensor([[1, 0], [0, 1]])
+    for same in (rewards.bool(), rewards.float(), rewards.numpy()):
+        torch.testing.assert_close(
+            reinforce(log_probs, same).float(), reinforce(log_probs, rewards)
+        )
+    functions, noise = quadratics(3)(2), np.linspace(-1, 1, 4).reshape(2, 2)
+    with torch.no_grad():
+        by_numpy = StepSizeController(steps=2).rollout(functions, noise)
+        by_torch = StepSizeController(steps=2).rollout(functions, torch.tensor(noise).float())
+    assert torch.equal(by_numpy.losses, by_torch.losses)

@@ -1,0 +1,108 @@
+"""The code in the pages that are read only: every Python block runs, in the order of its page."""
+
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metanotes import MAML, meta_train
+from metanotes.nets import conv4
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+CHAPTER = re.compile(r"^%|\bplt\.|metanotes\.notebook|# tag:", re.M)  # of use in a notebook only
+
+# Long runs, made short.
+SHORTER = {r"iterations=\d+": "iterations=2", r"tasks=\d{2,}": "tasks=4"}
+
+
+class SummaryWriter:
+    """Stands for TensorBoard's, which need not be installed."""
+
+    def __init__(self, folder: str) -> None:
+        self.written: list[tuple[str, float, int]] = []
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.written.append((tag, value, step))
+
+
+def run(page: str) -> dict[str, Any]:
+    """The names that a page's code leaves behind."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = [block for block in BLOCK.findall(text) if not CHAPTER.search(block)]
+    assert blocks
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks:
+        for long, short in SHORTER.items():
+            block = re.sub(long, short, block)
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def questions() -> dict[str, Any]:
+    board: Any = types.ModuleType("torch.utils.tensorboard")
+    board.SummaryWriter = SummaryWriter
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, board.__name__, board)
+        return run("book/questions.md")
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/how_to_use.md"])
+def test_the_code_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(page)
+
+
+def test_a_kept_model_answers_as_the_learner_does(questions: dict[str, Any]) -> None:
+    learner, adapted = questions["learner"], questions["adapted"]
+    outputs = learner.predict(adapted, questions["mine"])[0]
+    assert torch.allclose(questions["logits"], outputs, atol=1e-4)
+
+
+def test_what_is_said_of_running_statistics(questions: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="keep running statistics"):
+        MAML(conv4(ways=5, running_statistics=True), inner_lr=0.1)
+    learner = questions["finetuned"]
+    statistics = [b.clone() for b in learner.buffers()]
+    meta_train(learner, questions["train"], iterations=1, tasks=2, progress=False)
+    assert all(map(torch.equal, statistics, learner.buffers()))
+
+
+def test_what_is_said_of_modules_used_twice(questions: dict[str, Any]) -> None:
+    assert "1.weight" in questions["theta"]
+    assert "3.weight" not in questions["theta"]
+
+
+def test_a_loss_learns(questions: dict[str, Any]) -> None:
+    assert questions["robust"].loss.log_scale.grad.abs() > 0
+
+
+def test_a_penalty_acts_inside_alone(questions: dict[str, Any]) -> None:
+    tasks, kind = questions["sines"](4), questions["Decayed"]
+    same = {"model": questions["robust"].model, "inner_lr": 0.01, "loss": questions["mse"]}
+    decayed, plain = kind(**same, steps=2), MAML(**same, steps=2)
+    assert not torch.allclose(decayed(tasks), plain(tasks))
+    decayed, plain = kind(**same, steps=0), MAML(**same, steps=0)
+    assert torch.equal(decayed(tasks), plain(tasks))
+
+
+def test_a_board_is_written_to(questions: dict[str, Any]) -> None:
+    assert [(tag, step) for tag, _, step in questions["board"].written] == [
+        ("loss", 1),
+        ("loss", 2),
+    ]
+
+
+def test_the_learner_of_fifteen_lines_learns() -> None:
+    names = run("CONTRIBUTING.md")
+    questions = run("README.md")
+    learner = names["PrototypicalNetwork"](conv4(ways=None, channels=8), ways=5)
+    history = meta_train(learner, questions["train"], iterations=20, tasks=4, progress=False)
+    assert sum(history.losses[-5:]) < sum(history.losses[:5])
