@@ -23,6 +23,7 @@ __all__ = [
     "check_tasks",
     "joined",
     "map_tensors",
+    "minibatches",
     "select",
     "task_count",
     "task_to",

@@ -38,6 +38,14 @@ def recomputed(
 
     Raises:
         RuntimeError: in the backward pass, if a step gives another result than it gave before.
+
+    >>> rate = torch.tensor(0.5, requires_grad=True)
+    >>> decay = lambda t, theta, state: ({"w": theta["w"] - rate * theta["w"]}, state)
+    >>> start = {"w": torch.ones(3, 1, requires_grad=True)}
+    >>> theta = recomputed(decay, start, (), steps=2, learned=[rate])
+    >>> theta["w"].sum().backward()
+    >>> rate.grad, start["w"].grad.flatten()        # 3 d(1 - a)^2 / da, (1 - a)^2
+    (tensor(-3.), tensor([0.2500, 0.2500, 0.2500]))
     """
     if any(t._backward_hooks for t in learned):  # they would act inside, and again outside
         for t in range(steps):
