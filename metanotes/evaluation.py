@@ -280,7 +280,7 @@ def _on_examples(
         number = len(y)
     except (AttributeError, TypeError):
         raise ValueError(
-            f"a {type(examples).__name__} is neither a sampler of tasks, to be called with a "
+            f"an object of type {type(examples).__name__} is neither a sampler of tasks, to be called with a "
             "number, nor labelled examples with .x and .y"
         ) from None
     if number < 2 or number != task_count(x):

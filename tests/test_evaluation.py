@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metanotes import MAML, Batch, Learner, Score, Task, evaluate, mse
-from metanotes.data import sinusoid
+from metanotes import MAML, Batch, Classifier, Learner, Score, Task, evaluate, mse
+from metanotes.data import Images, sinusoid
 from metanotes.nets import conv4, mlp
+from tests.plainly import vector_tasks
 
 
 def image_tasks(tasks: int) -> Task:
@@ -135,3 +136,124 @@ def test_bad_settings_are_named(options, message):
 def test_steps_for_a_learner_that_does_not_descend_are_refused():
     with pytest.raises(ValueError, match="steps=3 is for learners that descend"):
         evaluate(Nearest(), lambda n: image_tasks(n), tasks=4, steps=3)
+
+
+# ------------------------------------------------------------------- what is no accuracy
+
+
+def labelled(y: Tensor, ways: int = 3) -> tuple[MAML, Task]:
+    """A learner of so many ways, and tasks with these labels of the queries, `[4, M, ...]`."""
+    tasks = vector_tasks()
+    support = Batch(tasks.support.x, torch.arange(6).remainder(ways).repeat(4, 1))
+    learner = MAML(mlp(2, ways).double(), 0.1)
+    return learner, Task(support, Batch(tasks.query.x, y))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.full((4, 3), -100), "labels run from -100 to -100"),
+        (torch.full((4, 3), -1), "labels run from -1 to -1"),
+        (torch.full((4, 3), 17), "labels run from 17 to 17"),
+        (torch.zeros(4, 3, 3, dtype=torch.long), r"a label has the shape \[3\]"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(y, message):
+    learner, tasks = labelled(y)
+    with pytest.raises(ValueError, match=message):
+        evaluate(learner, lambda n: tasks, 4)
+
+
+def test_outputs_and_labels_that_would_broadcast_are_refused():
+    class Everything(Learner):
+        def adapt(self, support, steps=None):
+            return None
+
+        def predict(self, adapted, x):
+            return x.new_zeros(*x.shape[:2], 4, 3)
+
+    _, tasks = labelled(torch.zeros(4, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="metric="):
+        evaluate(Everything(loss=lambda out, y: out.mean()), lambda n: tasks, 4)
+    own = evaluate(
+        Everything(loss=lambda out, y: out.mean()),
+        lambda n: tasks,
+        4,
+        metric=lambda out, y: out.sum(),
+    )
+    assert own.mean == 0
+
+
+# ---------------------------------------------------------------- a plain classifier
+
+
+def test_a_plain_classifier_is_judged_on_labelled_examples():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (1203, 1, 6, 6), generator=g, dtype=torch.uint8)
+    images = Images(x, torch.randint(4, (1203,), generator=g), tuple("abcd"))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    right = (model(x.float() / 255).argmax(1) == images.y).double()
+    for judged in (model, Classifier(model)):
+        score = evaluate(judged, images)
+        assert torch.equal(score.values, right)
+        assert str(score).endswith("(1203 examples, not transductive)")
+    assert score.ci95 == pytest.approx(1.96 * float(right.std()) / 1203**0.5)
+
+
+def test_a_classifier_is_judged_in_evaluation_mode_and_left_as_it_was():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.9))
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    images = Batch(torch.randn(40, 2, 2), torch.arange(40) % 3)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    assert torch.equal(evaluate(model, images).values, evaluate(model, images).values)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_examples_that_help_each_other_are_refused():
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), norm)
+    images = Batch(torch.randn(40, 2, 2), torch.arange(40) % 3)
+    with pytest.raises(ValueError, match="depends on the others in its batch"):
+        evaluate(model, images)
+    assert evaluate(model, images, transductive=True).transductive
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (3, r"neither a sampler of tasks, .* nor labelled examples"),
+        (Batch(torch.zeros(3, 2), torch.zeros(4)), "as many, at least 2"),
+        (Batch(torch.randn(3, 2), torch.tensor([0, 1, 9])), "labels run from 0 to 9"),
+    ],
+)
+def test_what_is_no_set_of_examples_is_refused(what, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(nn.Linear(2, 3), what)
+
+
+def test_tasks_need_a_learner():
+    with pytest.raises(ValueError, match="Linear learns nothing from a task"):
+        evaluate(nn.Linear(2, 3), lambda n: vector_tasks(), 4)
+
+
+class Watched(nn.Linear):
+    """How many examples it has seen."""
+
+    seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Watched.seen += x.shape[0]
+        return super().forward(x)
+
+
+def test_queries_that_do_not_mix_are_predicted_together():
+    learner, tasks = MAML(Watched(2, 1).double(), 0.1, loss=mse), vector_tasks(queries=50)
+    calls = []
+    for transductive in (False, True):
+        evaluate(learner, lambda n: tasks, 4, transductive=transductive)  # its plan
+        Watched.seen = 0
+        evaluate(learner, lambda n: tasks, 4, transductive=transductive)
+        calls.append(Watched.seen)
+    assert calls[0] < calls[1] + 6 * 7 * 4  # but for the trial on three queries

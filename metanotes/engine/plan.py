@@ -198,11 +198,11 @@ def _candidates(convolves: bool, group: int, options: Options) -> Sequence[How]:
 def _plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
     """Whether attention has to be by ordinary products, and the numbers that are right."""
     try:
-        with working(ONE_BY_ONE, False), Still():
+        with working(ONE_BY_ONE, False), Still(at_once=False):
             return False, learner.probe(two)
     except (RuntimeError, NotImplementedError) as error:
         try:
-            with working(ONE_BY_ONE, True), Still():
+            with working(ONE_BY_ONE, True), Still(at_once=False):
                 return True, learner.probe(two)
         except (RuntimeError, NotImplementedError):
             raise error from None
@@ -211,7 +211,7 @@ def _plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
 def _numbers(learner: Learned, two: Task, how: How, plain_attention: bool) -> list[Tensor] | None:
     """What `probe` gives in this way, or None where the model or torch cannot be worked so."""
     try:
-        with slow_rules_refused(), working(how, plain_attention), Still():
+        with slow_rules_refused(), working(how, plain_attention), Still(how.at_once):
             return learner.probe(two)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
         return None
@@ -254,22 +254,22 @@ def _finite(t: Tensor) -> Tensor:
     return t.detach().double().nan_to_num(0.0, 0.0, 0.0)
 
 
-class Still(TorchFunctionMode):
-    """No dropout, so that what is worked out twice can be compared.
+DROPOUT = frozenset(
+    (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+)
 
-    Scaled as in training, where each number is left out or multiplied with 1 / (1 - p).
+
+class Still(TorchFunctionMode):
+    """No dropout, so that what is worked out twice can be compared; and no known fault.
+
+    Args:
+        at_once: refuse what vmap is known to get wrong for some tokens, which those of two tasks
+            need not show: an embedding's `padding_idx` and `max_norm`.
     """
 
-    still: frozenset[Callable[..., Any]] = frozenset(
-        (
-            F.dropout,
-            F.dropout1d,
-            F.dropout2d,
-            F.dropout3d,
-            F.alpha_dropout,
-            F.feature_alpha_dropout,
-        )
-    )
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
 
     def __torch_function__(
         self,
@@ -279,8 +279,12 @@ class Still(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in self.still:
+        if func in DROPOUT:
             return args[0] if args else kwargs["input"]
+        if self.at_once and func is F.embedding:
+            settings = (*args[2:4], kwargs.get("padding_idx"), kwargs.get("max_norm"))
+            if any(setting is not None for setting in settings):
+                raise NotImplementedError("vmap heeds padding_idx in the first task only")
         return func(*args, **kwargs)
 
 
