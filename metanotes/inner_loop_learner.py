@@ -47,6 +47,8 @@ from metanotes.theta import (
 )
 from metanotes.update_rules import UpdateRule
 
+__all__ = ["InnerLoopLearner"]
+
 
 class InnerLoopLearner(Learner):
     """A learner that descends: phi is the start, the rule's parameters, or both.

@@ -67,6 +67,22 @@ def test_every_import_of_the_package_is_declared() -> None:
     assert sorted(foreign - declared) == []
 
 
+def test_every_import_of_a_chapter_is_declared() -> None:
+    """`pip install metanotes[notebooks]` is enough to run them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["notebooks"]
+    declared = {re.split(r"[<>=\[ ]", name)[0] for name in asked}
+    declared |= {"sklearn"} if "scikit-learn" in declared else set()
+    declared |= {"IPython", "PIL", "metanotes"}  # of ipywidgets, of matplotlib
+    used = set()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                source = "".join(cell["source"])
+                used |= set(re.findall(r"^\s*(?:import|from) (\w+)", source, re.M))
+    assert sorted(used - set(sys.stdlib_module_names) - declared) == []
+
+
 def test_the_package_asks_for_little() -> None:
     asked = [line for line in requires("metanotes") or [] if "extra ==" not in line]
     assert len(asked) <= 6, asked
