@@ -280,8 +280,8 @@ def _on_examples(
         number = len(y)
     except (AttributeError, TypeError):
         raise ValueError(
-            f"an object of type {type(examples).__name__} is neither a sampler of tasks, to be called with a "
-            "number, nor labelled examples with .x and .y"
+            f"an object of type {type(examples).__name__} is neither a sampler of tasks, to be "
+            "called with a number, nor labelled examples with .x and .y"
         ) from None
     if number < 2 or number != task_count(x):
         raise ValueError(f"x has {task_count(x)} examples and y {number}: as many, at least 2")

@@ -50,6 +50,15 @@ from metanotes.update_rules import UpdateRule
 __all__ = ["InnerLoopLearner"]
 
 
+class Settings(Computing, total=False):
+    """What a descending learner takes by name, see `InnerLoopLearner`."""
+
+    loss: Loss
+    first_order: bool
+    adapts: Part | Sequence[Part] | None
+    batch: int | None
+
+
 class InnerLoopLearner(Learner):
     """A learner that descends: phi is the start, the rule's parameters, or both.
 

@@ -57,6 +57,9 @@ class Learner(nn.Module):
             raise ValueError(
                 f"loss={loss!r} must be a function of outputs and targets, such as metanotes.mse"
             )
+        strange = computing.keys() - set(Options._fields)
+        if strange:
+            raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(strange))}")
         self.loss = loss
         self.options = Options(**computing)
         self.workshop = Workshop()

@@ -9,7 +9,7 @@ So a fault of torch's under `vmap`, whatever it is next, costs time and no truth
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple

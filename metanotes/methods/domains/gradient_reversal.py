@@ -127,7 +127,7 @@ class DomainAdversary(nn.Module):
 
         Args:
             source: its representations, `[n, d]`.
-            target: likewise, `[m, d]`.
+            target: likewise, `[m, d]`. One of the two may be without an example.
             strength: lambda, at least 0, on the encoder's gradient alone.
 
         Returns:
@@ -135,8 +135,8 @@ class DomainAdversary(nn.Module):
             it, for the representations.
 
         Raises:
-            ValueError: the representations do not go together, a domain has none, `net` gives
-                another shape, or `strength` is out of its range.
+            ValueError: the representations do not go together, there is none, `net` gives another
+                shape, or `strength` is out of its range.
         """
         _check_representations(source, target)
         strength = check_strength(strength)
@@ -170,8 +170,10 @@ def _check_representations(source: Tensor, target: Tensor) -> None:
     for name, h in (("source", source), ("target", target)):
         if not h.is_floating_point():
             raise ValueError(f"{name} is of {h.dtype}; representations are real numbers")
-        if h.ndim < 2 or not len(h):
-            raise ValueError(f"{name} is {list(h.shape)}; it must be [n, d], of n >= 1 examples")
+        if h.ndim < 2:
+            raise ValueError(f"{name} is {list(h.shape)}; it must be [n, d]")
+    if not len(source) + len(target):
+        raise ValueError("source and target are both without an example")
     if source.shape[1:] != target.shape[1:] or source.dtype != target.dtype:
         raise ValueError(
             f"source {list(source.shape)} of {source.dtype} and target {list(target.shape)} of "

@@ -9,15 +9,11 @@ First order (FOMAML) takes I - alpha H for I: the gradient at theta^n is applied
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Unpack
 
 from torch import nn
 
-from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner
-from metanotes.learner import Loss, cross_entropy
-from metanotes.theta import Part
+from metanotes.inner_loop_learner import InnerLoopLearner, Settings
 from metanotes.update_rules import SGD, step_size
 
 
@@ -65,24 +61,6 @@ class MAML(InnerLoopLearner):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        inner_lr: float,
-        steps: int = 1,
-        *,
-        loss: Loss = cross_entropy,
-        first_order: bool = False,
-        adapts: Part | Sequence[Part] | None = None,
-        batch: int | None = None,
-        **computing: Unpack[Computing],
+        self, model: nn.Module, inner_lr: float, steps: int = 1, **settings: Unpack[Settings]
     ) -> None:
-        super().__init__(
-            model,
-            SGD(step_size("inner_lr", inner_lr)),
-            steps,
-            loss=loss,
-            first_order=first_order,
-            adapts=adapts,
-            batch=batch,
-            **computing,
-        )
+        super().__init__(model, SGD(step_size("inner_lr", inner_lr)), steps, **settings)

@@ -9,16 +9,13 @@ negative the step goes uphill on the support set, if that helps on the query set
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Unpack
 
 import torch
 from torch import nn
 
-from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner
-from metanotes.learner import Loss, cross_entropy
-from metanotes.theta import Part, Theta, parts_of, trainable
+from metanotes.inner_loop_learner import InnerLoopLearner, Settings
+from metanotes.theta import Theta, parts_of, trainable
 from metanotes.update_rules import State, UpdateRule, step_size
 
 
@@ -80,29 +77,11 @@ class MetaSGD(InnerLoopLearner):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        inner_lr: float,
-        steps: int = 1,
-        *,
-        loss: Loss = cross_entropy,
-        first_order: bool = False,
-        adapts: Part | Sequence[Part] | None = None,
-        batch: int | None = None,
-        **computing: Unpack[Computing],
+        self, model: nn.Module, inner_lr: float, steps: int = 1, **settings: Unpack[Settings]
     ) -> None:
-        lr = step_size("inner_lr", inner_lr)
+        lr, adapts = step_size("inner_lr", inner_lr), settings.get("adapts")
         adapted = trainable(model)
         if adapts is not None:
             names = parts_of(model, adapts)
             adapted = {name: p for name, p in adapted.items() if name in names}
-        super().__init__(
-            model,
-            LearnedRates(adapted, lr),
-            steps,
-            loss=loss,
-            first_order=first_order,
-            adapts=adapts,
-            batch=batch,
-            **computing,
-        )
+        super().__init__(model, LearnedRates(adapted, lr), steps, **settings)

@@ -168,7 +168,7 @@ def test_what_is_no_domain_classifier_is_named(net, error, message) -> None:
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        (torch.ones(0, 3), torch.ones(2, 3), r"source is \[0, 3\]"),
+        (torch.ones(0, 3), torch.ones(0, 3), "both without an example"),
         (torch.ones(2, 3), torch.ones(3), r"target is \[3\]"),
         (torch.ones(2, 3).int(), torch.ones(2, 3), r"source is of torch\.int32"),
         (torch.ones(2, 3), torch.ones(2, 2), r"source \[2, 3\] .* and target \[2, 2\]"),
@@ -223,3 +223,12 @@ def test_running_statistics_see_a_batch_once(flipped) -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     DomainAdversary(net, flipped=flipped)(torch.rand(5, 3), torch.rand(5, 3))
     assert net[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_domain_alone_pushes_alone(adversary: DomainAdversary, flipped: bool) -> None:
+    target = normal(4, 3).requires_grad_()
+    loss = DomainAdversary(adversary.net, flipped=flipped)(target.detach()[:0], target)
+    expected = F.softplus(-adversary.net(target)).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert torch.autograd.grad(loss, target)[0].abs().max() > 0
