@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -195,13 +194,10 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         group = _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
         how = ONE_BY_ONE
-        # torch's fast attention has no rule for vmap: ordinary products have.
-        for attention, candidate in product(
-            sorted({plain_attention, True}), _candidates(convolves, group, learner.options)
-        ):
-            tried = _numbers(learner, two, candidate, attention)
+        for candidate in _candidates(convolves, group, learner.options):
+            tried = _numbers(learner, two, candidate, plain_attention)
             if tried is not None and _alike(tried, numbers) and not _keeps_batched(learner):
-                how, plain_attention = candidate, attention
+                how = candidate
                 break
     if outside:
         how, group = how._replace(apart=False), 1 << 62
@@ -245,10 +241,15 @@ def _candidates(convolves: bool, group: int, options: Options) -> Sequence[How]:
 
 
 def _plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
-    """Whether attention has to be by ordinary products, and the numbers that are right."""
+    """Whether attention is to be by ordinary products, and the numbers that are right.
+
+    torch's fast attention can neither be differentiated twice nor batched by vmap.
+    """
+    still = Still(at_once=False)
     try:
-        with working(ONE_BY_ONE, False), Still(at_once=False):
-            return False, learner.probe(two)
+        with working(ONE_BY_ONE, False), still:
+            numbers = learner.probe(two)
+        return still.attention, numbers
     except (RuntimeError, NotImplementedError) as error:
         try:
             with working(ONE_BY_ONE, True), Still(at_once=False):
@@ -307,6 +308,15 @@ DROPOUT = frozenset(
     (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 )
 
+ATTENTION = frozenset(
+    (
+        F.scaled_dot_product_attention,
+        F.multi_head_attention_forward,
+        torch._native_multi_head_attention,
+        torch._transformer_encoder_layer_fwd,
+    )
+)
+
 
 class Still(TorchFunctionMode):
     """No dropout, so that what is worked out twice can be compared; and no known fault.
@@ -319,6 +329,7 @@ class Still(TorchFunctionMode):
     def __init__(self, at_once: bool) -> None:
         super().__init__()
         self.at_once = at_once
+        self.attention = False  # whether there was any
 
     def __torch_function__(
         self,
@@ -328,6 +339,7 @@ class Still(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        self.attention |= func in ATTENTION
         if func in DROPOUT:
             return args[0] if args else kwargs["input"]
         if self.at_once and func is F.embedding:
