@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-
-from metanotes._ground.machine import cores
 
 
 class Machine:
@@ -26,7 +26,8 @@ class Machine:
 
     def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
         self.device = torch.device(device)
-        self.threads = threads or cores()
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+        self.threads = threads or cores or 1
         torch.set_num_threads(self.threads)
 
     def synchronize(self) -> None:

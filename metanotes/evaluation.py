@@ -189,7 +189,7 @@ def _on_tasks(
             left = tasks - done
             drawn = task_to(select(sample(BLOCK), slice(left)), device)
             check_tasks(drawn)
-            plan = plan_for(learner, drawn)
+            plan = plan_for(learner, drawn if metric is None else _with_any_labels(drawn))
             if together is None:
                 together = _together(learner, drawn, steps, plan)
             groups = plan.groups(drawn)
@@ -201,6 +201,12 @@ def _on_tasks(
             bar.update(task_count(drawn))
     assert metric is not None
     return Score(torch.cat(values).double(), _name(metric), transductive)
+
+
+def _with_any_labels(tasks: Task) -> Task:
+    """With a metric of the reader's, the labels of queries need not be the learner's classes."""
+    x, y = tasks.query
+    return tasks if y.is_floating_point() else Task(tasks.support, Batch(x, torch.zeros_like(y)))
 
 
 def _predict(

@@ -296,13 +296,16 @@ class InnerLoopLearner(Learner):
         phi = {name: p.detach() for name, p in self.phi().items()}
         theta = leaves({n: near(t) for n, t in with_task_axis(phi, 2).items()})
         body, head = self.body_and_head()
-        support, loss = tasks.support, self.task_loss
+        support, loss = self.in_turn(tasks.support)[0], self.task_loss
         if body is not None:
             support, loss = Batch(self.features(support.x), support.y), partial(loss, model=head)
+        start = with_task_axis(phi, 2)  # as it lies in memory at the first step
+        losses, grads = losses_and_gradients(loss, start, *support)
+        numbers = [losses, *grads.values()]
         losses, grads = losses_and_gradients(
             loss, theta, *support, create_graph=not self.first_order
         )
-        numbers = [losses, *grads.values()]
+        numbers += [losses, *grads.values()]
         if not self.first_order:
             along = torch.stack(
                 [(g * torch.sin(g.detach() * 1e3 + 1)).sum() for g in grads.values()]

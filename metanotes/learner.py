@@ -80,7 +80,10 @@ class Learner(nn.Module):
     def forward(self, tasks: Task) -> Tensor:
         """l^n, the loss on the query set after learning from the support set: `[T]`."""
         check_tasks(tasks)
-        return meta_step(self, tasks)
+        step = meta_step
+        if torch.compiler.is_compiling():  # it may not trace what differentiates twice
+            step = torch.compiler.disable(step)
+        return step(self, tasks)
 
     # What the engine asks of a learner (`metanotes.engine.Learned`).
 

@@ -295,6 +295,11 @@ def losses_and_gradients(
     >>> losses_and_gradients(loss, {"w": w}, x, y)[1]["w"].flatten()
     tensor([8., 8., 8.])
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "a descent needs gradients, and torch.inference_mode() forbids them: use "
+            "torch.no_grad(), which the descent may leave for its own"
+        )
     at = theta
     if not create_graph:
         at = leaves(theta)

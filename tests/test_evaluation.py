@@ -184,6 +184,12 @@ def test_outputs_and_labels_that_would_broadcast_are_refused():
     assert own.mean == 0
 
 
+def test_a_metric_of_the_readers_own_sees_any_labels():
+    learner, tasks = labelled(torch.full((4, 3), 17))
+    score = evaluate(learner, lambda n: tasks, 4, metric=lambda out, y: y.double().mean())
+    assert score.mean == 17
+
+
 # ---------------------------------------------------------------- a plain classifier
 
 

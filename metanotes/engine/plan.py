@@ -9,16 +9,16 @@ So a fault of torch's under `vmap`, whatever it is next, costs time and no truth
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
+from torch.nn import Embedding
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -84,13 +84,50 @@ def working(how: How, plain_attention: bool) -> Iterator[None]:
         with in_force(how):
             yield
         return
-    fast = torch.backends.mha.get_fastpath_enabled()
+    with _plain_attention(), in_force(how):
+        yield
+
+
+class _Attention:
+    """How many want attention by ordinary products at present, and what torch did before."""
+
+    lock = Lock()
+    inside = 0
+    before: tuple[bool, ...] = ()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention by ordinary products. torch keeps the choice for the whole process, and others may
+    be at work: the last one out puts back what the first one saw."""
+    cuda, mha = torch.backends.cuda, torch.backends.mha
+    setters: tuple[Callable[[bool], Any], ...] = (
+        cuda.enable_flash_sdp,
+        cuda.enable_mem_efficient_sdp,
+        cuda.enable_cudnn_sdp,
+        cuda.enable_math_sdp,
+        mha.set_fastpath_enabled,
+    )
+    with _Attention.lock:
+        if _Attention.inside == 0:
+            _Attention.before = (
+                cuda.flash_sdp_enabled(),
+                cuda.mem_efficient_sdp_enabled(),
+                cuda.cudnn_sdp_enabled(),
+                cuda.math_sdp_enabled(),
+                mha.get_fastpath_enabled(),
+            )
+            for setter in setters:
+                setter(setter is cuda.enable_math_sdp)
+        _Attention.inside += 1
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with in_force(how), sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        with _Attention.lock:
+            _Attention.inside -= 1
+            if _Attention.inside == 0:
+                for setter, enabled in zip(setters, _Attention.before, strict=True):
+                    setter(enabled)
 
 
 def plan_for(learner: Learned, tasks: Task) -> Plan:
@@ -117,7 +154,7 @@ def _key(learner: Learned, tasks: Task) -> Hashable:
     tensors = tree_leaves(tasks)
     kind = tensors[0].device.type
     return (
-        tuple([(type(module), module.training) for module in learner.modules()]),
+        tuple([(type(m), m.training, _kept_from_vmap(m)) for m in learner.modules()]),
         tuple([p.requires_grad for p in learner.parameters()]),
         tuple([(t.shape[1:], t.dtype, t.device) for t in tensors]),
         learner.options,
@@ -125,6 +162,12 @@ def _key(learner: Learned, tasks: Task) -> Hashable:
     )
 
 
+def _kept_from_vmap(module: Any) -> Hashable:
+    """Settings of a module that decide whether vmap may have it."""
+    return isinstance(module, Embedding) and (module.padding_idx, module.max_norm)
+
+
+@torch.inference_mode(False)
 def make_plan(learner: Learned, tasks: Task) -> Plan:
     """Look at the model, try what is fast on two tasks, and compare.
 
@@ -132,8 +175,7 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         ValueError: targets that the outputs cannot be compared with; and whatever the learner and
             its model raise by themselves.
     """
-    rows = torch.tensor([0, min(1, task_count(tasks) - 1)])
-    two = map_tensors(lambda t: t.detach()[rows.to(t.device)], tasks)
+    two = map_tensors(_two, tasks)
     one = select(two, slice(1))
     device = tree_leaves(tasks)[0].device
     with torch.random.fork_rng(devices=cuda_devices(device)), _left_as_it_was(learner):
@@ -152,17 +194,20 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         group = _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
         how = ONE_BY_ONE
-        # torch's fast attention has no rule for vmap: ordinary products have.
-        for attention, candidate in product(
-            sorted({plain_attention, True}), _candidates(convolves, group, learner.options)
-        ):
-            tried = _numbers(learner, two, candidate, attention)
+        for candidate in _candidates(convolves, group, learner.options):
+            tried = _numbers(learner, two, candidate, plain_attention)
             if tried is not None and _alike(tried, numbers) and not _keeps_batched(learner):
-                how, plain_attention = candidate, attention
+                how = candidate
                 break
     if outside:
         how, group = how._replace(apart=False), 1 << 62
     return Plan(how, output, flops, group, plain_attention, outside)
+
+
+def _two(t: Tensor) -> Tensor:
+    """The first two tasks, or the first one twice, as they lie in memory."""
+    first = t.detach()[:2]
+    return first.clone() if len(first) == 2 else torch.cat([first, first])
 
 
 def _uneven(x: Tensor) -> Tensor:
@@ -171,7 +216,7 @@ def _uneven(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         return x
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-    return x + 0.1 * (x.abs().mean() + 1e-3) * noise
+    return x.clone().add_(0.1 * (x.abs().mean() + 1e-3) * noise)
 
 
 def _group(learner: Learned, flops: int) -> int:
@@ -196,10 +241,15 @@ def _candidates(convolves: bool, group: int, options: Options) -> Sequence[How]:
 
 
 def _plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
-    """Whether attention has to be by ordinary products, and the numbers that are right."""
+    """Whether attention is to be by ordinary products, and the numbers that are right.
+
+    torch's fast attention can neither be differentiated twice nor batched by vmap.
+    """
+    still = Still(at_once=False)
     try:
-        with working(ONE_BY_ONE, False), Still(at_once=False):
-            return False, learner.probe(two)
+        with working(ONE_BY_ONE, False), still:
+            numbers = learner.probe(two)
+        return still.attention, numbers
     except (RuntimeError, NotImplementedError) as error:
         try:
             with working(ONE_BY_ONE, True), Still(at_once=False):
@@ -258,6 +308,15 @@ DROPOUT = frozenset(
     (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 )
 
+ATTENTION = frozenset(
+    (
+        F.scaled_dot_product_attention,
+        F.multi_head_attention_forward,
+        torch._native_multi_head_attention,
+        torch._transformer_encoder_layer_fwd,
+    )
+)
+
 
 class Still(TorchFunctionMode):
     """No dropout, so that what is worked out twice can be compared; and no known fault.
@@ -270,6 +329,7 @@ class Still(TorchFunctionMode):
     def __init__(self, at_once: bool) -> None:
         super().__init__()
         self.at_once = at_once
+        self.attention = False  # whether there was any
 
     def __torch_function__(
         self,
@@ -279,6 +339,7 @@ class Still(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        self.attention |= func in ATTENTION
         if func in DROPOUT:
             return args[0] if args else kwargs["input"]
         if self.at_once and func is F.embedding:

@@ -69,7 +69,7 @@ class _Recomputed(torch.autograd.Function):
         for t in range(steps):
             inputs = leaves(theta), tuple(map(leaves, state))
             random = random_state(ctx.device)
-            last = t == steps - 1  # the first to be pulled back: its graph is needed at once
+            last = bool(t == steps - 1)  # the first to be pulled back: its graph is needed at once
             with torch.set_grad_enabled(last):
                 outputs = step(t, *inputs)
             ctx.kept.append((inputs, outputs if last else None, random))

@@ -28,7 +28,6 @@ from metanotes.engine.recordings import asks_for_recordings, recording_for, sett
 from metanotes.task import Task, task_count
 
 
-@torch.compiler.disable
 def meta_step(learner: Learned, tasks: Task) -> Tensor:
     """`learner.query_losses(tasks)`, `[T]`, differentiable in all that is learned.
 

@@ -282,7 +282,8 @@ def _draw_parts(draw: Draw, case: Case) -> None:
     small = draw.chance(0.2), draw.chance(0.5)
     by_size = any(isinstance(m, BranchingOnSize) for m in case.network.modules())
     by_size |= getattr(case.loss, "reduction", "mean") == "sum"
-    if small[0] and (case.method == "Reptile" or (descends and takes("batch"))):
+    alone = "BatchNorm1d" not in str(case.network)  # torch refuses one example by itself
+    if small[0] and alone and (case.method == "Reptile" or (descends and takes("batch"))):
         n, m = (batch.y.shape[1] for batch in case.tasks)
         if small[1] and not by_size:
             first = case.tasks.support

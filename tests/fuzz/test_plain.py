@@ -63,7 +63,7 @@ def test_a_case_is_the_same_whenever_it_is_drawn():
 
 
 def test_the_cases_are_of_every_kind():
-    cases = [case(seed) for seed in range(100)]
+    cases = [case(seed) for seed in range(200)]
     text = "\n".join(map(str, cases))
     layers = "Conv1d Conv2d BatchNorm2d InstanceNorm LayerNorm GroupNorm Embedding PReLU Twice"
     layers += " TransformerEncoderLayer MultiheadAttention Pool2d padding_idx Branching Residual"
