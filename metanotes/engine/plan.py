@@ -362,7 +362,7 @@ def _outside(learner: Learned, one: Task, plain_attention: bool) -> bool:
 
 def graph_leaves(of: Tensor) -> list[Tensor]:
     """The tensors that a graph ends in: those whose gradient `backward` would leave in `.grad`."""
-    found, seen, waiting = [], set(), [of.grad_fn]
+    ends, seen, waiting = [], set(), [of.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -370,9 +370,9 @@ def graph_leaves(of: Tensor) -> list[Tensor]:
         seen.add(node)
         variable = getattr(node, "variable", None)
         if variable is not None:
-            found.append(variable)
+            ends.append(variable)
         waiting += [parent for parent, _ in node.next_functions]
-    return found
+    return ends
 
 
 def _keeps_batched(learner: Learned) -> bool:
