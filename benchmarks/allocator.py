@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 # glibc gives large blocks back to the system when they are freed, and the system clears their pages
-# when they are asked for anew. With the first of these it keeps them; with the second all is as glibc
-# has it by default. metanotes itself sets neither.
+# when they are asked for anew. With the first of these it keeps them; with the second all is as
+# glibc has it by default. metanotes itself sets neither.
 ALLOCATORS = {
     "keeps freed memory": {
         "MALLOC_MMAP_THRESHOLD_": str(2**30),
