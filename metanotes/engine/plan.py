@@ -158,6 +158,8 @@ def _key(learner: Learned, tasks: Task) -> Hashable:
         tuple([p.requires_grad for p in learner.parameters()]),
         tuple([(t.shape[1:], t.dtype, t.device) for t in tensors]),
         learner.options,
+        # What a trial compares, where a learner has them: second derivatives, how many examples.
+        (getattr(learner, "first_order", None), getattr(learner, "batch", None)),
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
     )
 
