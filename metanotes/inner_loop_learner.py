@@ -176,11 +176,12 @@ class InnerLoopLearner(Learner):
             batches = [Batch(self.features(x), y) for x, y in batches]
             loss = partial(self.task_loss, model=head)
         descent = Descent(loss, self.rule, batches, steps, self.first_order)
-        checkpoint = self.options.checkpoint and body is None
-        learned = [p for p in self.parameters() if p.requires_grad] if checkpoint else []
-        own = {id(p) for p in self.phi().values()}
-        learned = [p for p in learned if id(p) not in own]
-        return descend(self.phi(), descent, checkpoint=checkpoint, learned=learned)
+        phi = self.phi()
+        if body is not None or not self.options.checkpoint:
+            return descend(phi, descent)
+        own = {id(p) for p in phi.values()}
+        learned = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        return descend(phi, descent, checkpoint=True, learned=learned)
 
     def losses_at(self, theta: Theta, batch: Batch) -> Tensor:
         """l^n(theta^n) on a batch of every task: `[T]`."""

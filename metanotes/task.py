@@ -115,23 +115,28 @@ class Sequences(NamedTuple):
 # ------------------------------------------------------------------------- of any nested tensors
 
 
+def tensors_of(of: Any) -> list[Tensor]:
+    """The tensors of a `Task`, a `Batch`, or anything else made of dicts, tuples and lists.
+
+    >>> [t.ndim for t in tensors_of(Batch({"ids": torch.zeros(3, 5)}, torch.zeros(3)))]
+    [2, 1]
+    """
+    if isinstance(of, Tensor):
+        return [of]
+    parts = of.values() if isinstance(of, dict) else of if isinstance(of, tuple | list) else ()
+    return [t for part in parts for t in tensors_of(part)]
+
+
 def task_count(of: Any) -> int:
     """T, of a `Task`, a `Batch`, or anything else made of tensors with a leading task axis.
 
     >>> task_count(Batch({"ids": torch.zeros(3, 5)}, torch.zeros(3, 5)))
     3
     """
-    first = _first_tensor(of)
-    if first is None:
+    tensors = tensors_of(of)
+    if not tensors:
         raise ValueError("there is no tensor in this, and so no number of tasks")
-    return len(first)
-
-
-def _first_tensor(of: Any) -> Tensor | None:
-    if isinstance(of, Tensor):
-        return of
-    parts = of.values() if isinstance(of, dict) else of if isinstance(of, tuple | list) else ()
-    return next((t for t in map(_first_tensor, parts) if t is not None), None)
+    return len(tensors[0])
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], of: Of) -> Of:
@@ -259,13 +264,21 @@ def check_tasks(tasks: Task) -> None:
         raise ValueError(f"the tensors of a Task lie on several devices: {where}; see task_to")
     real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
     with torch.no_grad():
-        if not real or math.isfinite(sum(tensor.sum() for tensor in real.values())):
+        if not real or _finite_sum(list(real.values())):
             return  # nearly always
         for name, tensor in real.items():  # or a sum of large numbers
             if not torch.isfinite(tensor).all():
                 raise ValueError(
                     f"{name} has NaN or infinite values; clean or rescale the data first"
                 )
+
+
+def _finite_sum(tensors: list[Tensor]) -> bool:
+    """Whether the sum of all numbers is finite."""
+    sums = [tensor.sum() for tensor in tensors]
+    if tensors[0].device.type == "cpu":
+        return math.isfinite(sum(map(float, sums)))
+    return math.isfinite(sum(sums))  # one wait for the device
 
 
 def _check_form(tasks: Task) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from metanotes.task import Inputs, task_count
@@ -47,7 +47,7 @@ def trainable(module: nn.Module) -> Theta:
     >>> list(trainable(nn.Linear(2, 3)))
     ['weight', 'bias']
     """
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+    return {name: p for _, _, name, p in places(module) if p.requires_grad}
 
 
 def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
@@ -56,6 +56,9 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
     A parameter that stands in several places, under several names, is replaced in all of them. A
     dict of inputs is given to the forward as keyword arguments.
 
+    Raises:
+        KeyError: theta has a name that no parameter of the module has.
+
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> call(layer, {"weight": torch.ones(1, 2)}, torch.tensor([[1.0, 2.0]]))
     tensor([[3.]])
@@ -63,23 +66,42 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
     args, kwargs = ((), x) if isinstance(x, dict) else ((x,), {})
     if not theta:
         return module(*args, **kwargs)
-    return functional_call(module, everywhere(module, theta), args, kwargs, tie_weights=False)
+    # `torch.func.functional_call` loses a parameter that stands under two names, and is slower.
+    own = [place for place in places(module) if place[2] in theta]
+    if len(own) < len(theta):
+        strange = theta.keys() - {name for _, _, name, _ in own}
+        raise KeyError(f"{sorted(strange)} name no parameter of {type(module).__name__}")
+    try:
+        for holder, short, name, _ in own:
+            holder[short] = theta[name]
+        return module(*args, **kwargs)
+    finally:
+        for holder, short, _, p in own:
+            holder[short] = p
 
 
-def everywhere(module: nn.Module, theta: Theta) -> Theta:
-    """theta with every name that a parameter has: once for each module that holds it."""
-    own: dict[int, str] = {}
-    places: Theta = {}
-    for prefix, part in module.named_modules():  # each module once, however often it is registered
-        for short, p in part._parameters.items():
-            if p is None:
-                continue
-            name = f"{prefix}.{short}" if prefix else short
-            first = own.setdefault(id(p), name)
-            if first in theta:
-                places[name] = theta[first]
-    others = theta.keys() - places.keys()
-    return {**places, **{name: theta[name] for name in others}}
+Place = tuple[dict[str, Any], str, str, nn.Parameter]
+
+
+def places(module: nn.Module) -> list[Place]:
+    """Where a module holds its parameters, each part once: the dict, the name in it, the first of
+    the names that the parameter has in the whole, and the parameter."""
+    names: dict[int, str] = {}
+    every: list[Place] = []
+    seen: set[int] = set()
+
+    def visit(part: nn.Module, prefix: str) -> None:
+        seen.add(id(part))
+        holder: dict[str, Any] = part._parameters
+        for short, p in holder.items():
+            if p is not None:
+                every.append((holder, short, names.setdefault(id(p), prefix + short), p))
+        for name, child in part._modules.items():
+            if child is not None and id(child) not in seen:
+                visit(child, f"{prefix}{name}.")
+
+    visit(module, "")
+    return every
 
 
 def with_task_axis(phi: Theta, tasks: int) -> Theta:
@@ -308,7 +330,11 @@ def losses_and_gradients(
     with torch.enable_grad():
         losses = over_tasks(loss)(at, x, y)
         gradients = torch.autograd.grad(
-            losses.sum(), list(at.values()), create_graph=create_graph, materialize_grads=True
+            losses,
+            list(at.values()),
+            torch.ones_like(losses),  # of the sum: a task's loss depends on its own theta alone
+            create_graph=create_graph,
+            materialize_grads=True,
         )
     return losses, dict(zip(theta, gradients, strict=True))
 

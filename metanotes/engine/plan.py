@@ -21,13 +21,12 @@ from torch.nn import Embedding
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from metanotes._ground.randomness import cuda_devices
 from metanotes.engine.protocol import Learned, Options
 from metanotes.engine.task_layers import TaskLayers
-from metanotes.task import Task, map_tensors, select, task_count
+from metanotes.task import Task, map_tensors, select, task_count, tensors_of
 from metanotes.theta import ONE_BY_ONE, How, in_force
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
@@ -151,11 +150,12 @@ def plan_for(learner: Learned, tasks: Task) -> Plan:
 
 
 def _key(learner: Learned, tasks: Task) -> Hashable:
-    tensors = tree_leaves(tasks)
+    tensors = tensors_of(tasks)
     kind = tensors[0].device.type
+    modules = list(learner.modules())
     return (
-        tuple([(type(m), m.training, _kept_from_vmap(m)) for m in learner.modules()]),
-        tuple([p.requires_grad for p in learner.parameters()]),
+        tuple([(type(m), m.training, _kept_from_vmap(m)) for m in modules]),
+        tuple([p.requires_grad for m in modules for p in m._parameters.values() if p is not None]),
         tuple([(t.shape[1:], t.dtype, t.device) for t in tensors]),
         learner.options,
         # What a trial compares, where a learner has them: second derivatives, how many examples.
@@ -179,7 +179,7 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
     """
     two = map_tensors(_two, tasks)
     one = select(two, slice(1))
-    device = tree_leaves(tasks)[0].device
+    device = tensors_of(tasks)[0].device
     with torch.random.fork_rng(devices=cuda_devices(device)), _left_as_it_was(learner):
         two = Task(*(batch._replace(x=map_tensors(_uneven, batch.x)) for batch in two))
         with (

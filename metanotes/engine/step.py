@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metanotes._ground.randomness import random_state, replayed
 from metanotes.engine.groups import few_threads, losses_and_gradient
@@ -25,7 +25,7 @@ from metanotes.engine.plan import Plan, plan_for
 from metanotes.engine.protocol import Learned
 from metanotes.engine.recomputed import casts_in_force
 from metanotes.engine.recordings import asks_for_recordings, recording_for, settings_of
-from metanotes.task import Task, task_count
+from metanotes.task import Task, task_count, tensors_of
 
 
 def meta_step(learner: Learned, tasks: Task) -> Tensor:
@@ -48,7 +48,7 @@ def meta_step(learner: Learned, tasks: Task) -> Tensor:
     if not torch.is_grad_enabled():
         with plan.at_work():
             return torch.cat([learner.query_losses(group) for group in plan.groups(tasks)])
-    inputs_learn = any(t.requires_grad for t in tree_leaves(tasks))
+    inputs_learn = any(t.requires_grad for t in tensors_of(tasks))
     if learner.options.keep_graph or inputs_learn:
         with plan.at_work(apart=False):
             return learner.query_losses(tasks)
