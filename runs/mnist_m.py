@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from metanotes.data import Images, digits, domain_pairs, mnist_m
-from metanotes.evaluation import Score
+from metanotes.evaluation import evaluate
 from metanotes.learner import mse
 from metanotes.methods.domains import DSN, DomainAdaptation, DomainAdversary, mmd
 from metanotes.nets import conv_decoder, conv_encoder, mlp
@@ -71,18 +71,6 @@ def make(method: str, seed: int) -> DomainAdaptation:
         )
     # Channels last: twice as fast on a processor.
     return learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def correct(learner: DomainAdaptation, images: Images) -> Score:
-    """Which images of a test set are classified rightly, `[n]`."""
-    learner.eval()
-    with torch.no_grad():
-        labels = [
-            learner.predict(None, x.float().div(255)[None])[0].argmax(1)
-            for x in images.x.split(500)
-        ]
-    learner.train()
-    return Score((torch.cat(labels) == images.y).double(), "accuracy", False)
 
 
 def colored(images: Images) -> Images:
@@ -176,10 +164,10 @@ def _work(method: str, session: Session) -> None:
         )
 
     def judge() -> float:
-        return correct(learner, image_set("test")).mean
+        return evaluate(learner, image_set("test")).mean
 
     session.train(method, ITERATIONS, train_until, judge=judge, legs=LEGS)
-    session.score(method, correct(learner, image_set("test")))
+    session.score(method, evaluate(learner, image_set("test")))
 
 
 RUN = LongRun("mnist_m", "MNIST to MNIST-M: MMD, an adversary, separation networks", about, jobs)

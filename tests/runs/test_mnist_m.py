@@ -56,17 +56,17 @@ def test_an_interrupted_record_goes_on_to_the_same_scores(small, monkeypatch):
     whole = small.read_text(encoding="utf-8")
     small.unlink()
     monkeypatch.setenv("METANOTES_CACHE", str(small.parent / "other"))
-    correct, calls = mnist_m.correct, iter(range(100))
+    evaluate, calls = mnist_m.evaluate, iter(range(100))
 
     def interrupted(*arguments):
         if next(calls) == 4:
             raise KeyboardInterrupt
-        return correct(*arguments)
+        return evaluate(*arguments)
 
-    monkeypatch.setattr(mnist_m, "correct", interrupted)
+    monkeypatch.setattr(mnist_m, "evaluate", interrupted)
     record(small, 0)
     assert len(rows(small)) == 1
-    monkeypatch.setattr(mnist_m, "correct", correct)
+    monkeypatch.setattr(mnist_m, "evaluate", evaluate)
     record(small, 0)
     old, new = json.loads(whole), json.loads(small.read_text(encoding="utf-8"))
     assert rows(small) == {(row["name"], row["seed"]): row["value"] for row in old["rows"]}
