@@ -4,11 +4,12 @@ It knows tasks, thetas and a small protocol (`Learned`), and no learner by name.
 who owns a training loop, `plan_for` for who judges a learner.
 """
 
-from metanotes.engine.plan import Plan, plan_for, slow_rules_refused
+from metanotes.engine.plan import Plan, plan_for
 from metanotes.engine.protocol import Computing, Learned, Options, Workshop
 from metanotes.engine.recomputed import recomputed
 from metanotes.engine.recordings import recording
 from metanotes.engine.step import meta_step
+from metanotes.engine.trial import slow_rules_refused
 
 __all__ = [
     "Computing",

@@ -8,26 +8,31 @@ So a fault of torch's under `vmap`, whatever it is next, costs time and no truth
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch._C._functorch import is_batchedtensor
 from torch.nn import Embedding
-from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from metanotes._ground.randomness import cuda_devices
 from metanotes.engine.protocol import Learned, Options
 from metanotes.engine.task_layers import TaskLayers
-from metanotes.task import Task, map_tensors, select, task_count, tensors_of
-from metanotes.theta import ONE_BY_ONE, How, in_force
+from metanotes.engine.trial import (
+    alike,
+    depends_on_others,
+    keeps_batched,
+    left_as_it_was,
+    numbers_of,
+    plainly,
+    two_of,
+    uneven,
+)
+from metanotes.engine.working import working
+from metanotes.task import Task, select, task_count, tensors_of
+from metanotes.theta import ONE_BY_ONE, How
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
 GROUP = 500_000_000  # and of the tasks that are worked on at once, about
@@ -74,59 +79,6 @@ class Plan(NamedTuple):
             return [tasks]
         numbers = torch.arange(task_count(tasks)).tensor_split(parts)
         return [select(tasks, slice(int(n[0]), int(n[-1]) + 1)) for n in numbers]
-
-
-@contextmanager
-def working(how: How, plain_attention: bool) -> Iterator[None]:
-    """Functions of one task are applied to all in this way."""
-    if not plain_attention:
-        with in_force(how):
-            yield
-        return
-    with _plain_attention(), in_force(how):
-        yield
-
-
-class _Attention:
-    """How many want attention by ordinary products at present, and what torch did before."""
-
-    lock = Lock()
-    inside = 0
-    before: tuple[bool, ...] = ()
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention by ordinary products. torch keeps the choice for the whole process, and others may
-    be at work: the last one out puts back what the first one saw."""
-    cuda, mha = torch.backends.cuda, torch.backends.mha
-    setters: tuple[Callable[[bool], Any], ...] = (
-        cuda.enable_flash_sdp,
-        cuda.enable_mem_efficient_sdp,
-        cuda.enable_cudnn_sdp,
-        cuda.enable_math_sdp,
-        mha.set_fastpath_enabled,
-    )
-    with _Attention.lock:
-        if _Attention.inside == 0:
-            _Attention.before = (
-                cuda.flash_sdp_enabled(),
-                cuda.mem_efficient_sdp_enabled(),
-                cuda.cudnn_sdp_enabled(),
-                cuda.math_sdp_enabled(),
-                mha.get_fastpath_enabled(),
-            )
-            for setter in setters:
-                setter(setter is cuda.enable_math_sdp)
-        _Attention.inside += 1
-    try:
-        yield
-    finally:
-        with _Attention.lock:
-            _Attention.inside -= 1
-            if _Attention.inside == 0:
-                for setter, enabled in zip(setters, _Attention.before, strict=True):
-                    setter(enabled)
 
 
 def plan_for(learner: Learned, tasks: Task) -> Plan:
@@ -177,11 +129,10 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         ValueError: targets that the outputs cannot be compared with; and whatever the learner and
             its model raise by themselves.
     """
-    two = map_tensors(_two, tasks)
+    two = two_of(tasks)
     one = select(two, slice(1))
     device = tensors_of(tasks)[0].device
-    with torch.random.fork_rng(devices=cuda_devices(device)), _left_as_it_was(learner):
-        two = Task(*(batch._replace(x=map_tensors(_uneven, batch.x)) for batch in two))
+    with torch.random.fork_rng(devices=cuda_devices(device)), left_as_it_was(learner):
         with (
             torch.no_grad(),
             working(ONE_BY_ONE, plain_attention=False),
@@ -190,35 +141,24 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             output = learner.first_look(one)
         learner.check(tasks, output)
         flops = counter.get_total_flops()
-        plain_attention, numbers = _plainly(learner, two)
-        outside = _outside(learner, one, plain_attention)
+        try:
+            plain_attention, numbers = plainly(learner, uneven(two))
+            two = uneven(two)
+        except IndexError:  # real numbers that the model takes for indices
+            plain_attention, numbers = plainly(learner, two)
+        outside = depends_on_others(learner, one, plain_attention)
         on_cpu = device.type == "cpu"
         group = _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
         how = ONE_BY_ONE
         for candidate in _candidates(convolves, group, learner.options):
-            tried = _numbers(learner, two, candidate, plain_attention)
-            if tried is not None and _alike(tried, numbers) and not _keeps_batched(learner):
+            tried = numbers_of(learner, two, candidate, plain_attention)
+            if tried is not None and alike(tried, numbers) and not keeps_batched(learner):
                 how = candidate
                 break
     if outside:
         how, group = how._replace(apart=False), 1 << 62
     return Plan(how, output, flops, group, plain_attention, outside)
-
-
-def _two(t: Tensor) -> Tensor:
-    """The first two tasks, or the first one twice, as they lie in memory."""
-    first = t.detach()[:2]
-    return first.clone() if len(first) == 2 else torch.cat([first, first])
-
-
-def _uneven(x: Tensor) -> Tensor:
-    """Real inputs with a little noise: in flat regions, where a ReLU stands between on and off,
-    rounding alone would decide what is compared."""
-    if not x.is_floating_point():
-        return x
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-    return x.clone().add_(0.1 * (x.abs().mean() + 1e-3) * noise)
 
 
 def _group(learner: Learned, flops: int) -> int:
@@ -237,164 +177,3 @@ def _candidates(convolves: bool, group: int, options: Options) -> Sequence[How]:
     if options.keep_graph:  # the layers can be differentiated twice only
         return [at_once._replace(apart=False, channels_last=False), by_one]
     return [at_once._replace(layers=TaskLayers), at_once, by_one]
-
-
-# --------------------------------------------------------------------------- what is compared
-
-
-def _plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
-    """Whether attention is to be by ordinary products, and the numbers that are right.
-
-    torch's fast attention can neither be differentiated twice nor batched by vmap.
-    """
-    still = Still(at_once=False)
-    try:
-        with working(ONE_BY_ONE, False), still:
-            numbers = learner.probe(two)
-        return still.attention, numbers
-    except (RuntimeError, NotImplementedError) as error:
-        try:
-            with working(ONE_BY_ONE, True), Still(at_once=False):
-                return True, learner.probe(two)
-        except (RuntimeError, NotImplementedError):
-            raise error from None
-
-
-def _numbers(learner: Learned, two: Task, how: How, plain_attention: bool) -> list[Tensor] | None:
-    """What `probe` gives in this way, or None where the model or torch cannot be worked so."""
-    try:
-        with slow_rules_refused(), working(how, plain_attention), Still(how.at_once):
-            return learner.probe(two)
-    except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
-        return None
-
-
-@contextmanager
-def slow_rules_refused() -> Iterator[None]:
-    """An error where vmap lacks a rule and torch loops by itself: no faster than one by one.
-
-    >>> with slow_rules_refused():
-    ...     warnings.warn("There is a performance drop because ...")
-    Traceback (most recent call last):
-    UserWarning: There is a performance drop because ...
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "There is a performance drop")
-        yield
-
-
-def _alike(tried: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
-    """Whether two lists of numbers agree but for rounding.
-
-    A tensor that is nothing but rounding, as the gradient of a bias before a normalisation, is
-    measured by the largest of all.
-    """
-    kind = right[0].device.type
-    coarse = torch.is_autocast_enabled(kind) or right[0].dtype in (torch.bfloat16, torch.float16)
-    tolerance = 0.05 if coarse else 1e-8 if right[0].dtype == torch.float64 else 2e-3
-    norms = [float(_finite(b).norm()) for b in right]
-    most = max(norms)
-    return all(
-        a.shape == b.shape
-        and torch.equal(torch.isfinite(a), torch.isfinite(b))
-        and float((_finite(a) - _finite(b)).norm()) <= tolerance * (norm + 1e-3 * most) + 1e-30
-        for a, b, norm in zip(tried, right, norms, strict=True)
-    )
-
-
-def _finite(t: Tensor) -> Tensor:
-    return t.detach().double().nan_to_num(0.0, 0.0, 0.0)
-
-
-DROPOUT = frozenset(
-    (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
-)
-
-ATTENTION = frozenset(
-    (
-        F.scaled_dot_product_attention,
-        F.multi_head_attention_forward,
-        torch._native_multi_head_attention,
-        torch._transformer_encoder_layer_fwd,
-    )
-)
-
-
-class Still(TorchFunctionMode):
-    """No dropout, so that what is worked out twice can be compared; and no known fault.
-
-    Args:
-        at_once: refuse what vmap is known to get wrong for some tokens, which those of two tasks
-            need not show: an embedding's `padding_idx` and `max_norm`.
-    """
-
-    def __init__(self, at_once: bool) -> None:
-        super().__init__()
-        self.at_once = at_once
-        self.attention = False  # whether there was any
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        self.attention |= func in ATTENTION
-        if func in DROPOUT:
-            return args[0] if args else kwargs["input"]
-        if self.at_once and func is F.embedding:
-            settings = (*args[2:4], kwargs.get("padding_idx"), kwargs.get("max_norm"))
-            if any(setting is not None for setting in settings):
-                raise NotImplementedError("vmap heeds padding_idx in the first task only")
-        return func(*args, **kwargs)
-
-
-# ------------------------------------------------------------------------ what else is found out
-
-
-def _outside(learner: Learned, one: Task, plain_attention: bool) -> bool:
-    """Whether the losses depend on tensors that require a gradient and are not the learner's."""
-    own = {id(p) for p in learner.parameters()}
-    with torch.enable_grad(), working(ONE_BY_ONE, plain_attention):
-        losses = learner.query_losses(one)
-    return any(id(leaf) not in own for leaf in graph_leaves(losses))
-
-
-def graph_leaves(of: Tensor) -> list[Tensor]:
-    """The tensors that a graph ends in: those whose gradient `backward` would leave in `.grad`."""
-    ends, seen, waiting = [], set(), [of.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            ends.append(variable)
-        waiting += [parent for parent, _ in node.next_functions]
-    return ends
-
-
-def _keeps_batched(learner: Learned) -> bool:
-    """Whether a module has kept a tensor of vmap's, which is of no use outside of it."""
-    held = (value for module in learner.modules() for value in vars(module).values())
-    return any(isinstance(value, Tensor) and is_batchedtensor(value) for value in held)
-
-
-@contextmanager
-def _left_as_it_was(learner: Learned) -> Iterator[None]:
-    """What modules keep of a forward pass, in buffers or in Python, is put back."""
-    attributes = [(vars(module), dict(vars(module))) for module in learner.modules()]
-    buffers = [(b, b.detach().clone(), b._version) for b in learner.buffers()]
-    try:
-        yield
-    finally:
-        for now, before in attributes:
-            now.clear()
-            now.update(before)
-        for buffer, value, version in buffers:
-            if buffer._version != version:
-                with torch.no_grad():
-                    buffer.copy_(value)

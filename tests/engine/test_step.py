@@ -410,3 +410,24 @@ def test_a_readers_own_predict_is_called_and_what_it_learns_gets_its_gradient():
             learner.scale += h
             values.append(learner(tasks).mean())
     torch.testing.assert_close(gradient, (values[0] - values[1]) / 2e-5, rtol=1e-5, atol=0)
+
+
+class Looked(nn.Module):
+    """Takes real numbers for the numbers of words."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(40, 3)
+
+    def forward(self, x):
+        return self.table(x.long()).mean(1)
+
+
+def test_real_inputs_may_be_indices():
+    """The noise of a trial would lead out of the table."""
+    torch.manual_seed(0)
+    x, y = torch.randint(20, 40, (3, 5, 2)).float(), torch.randint(0, 3, (3, 5))
+    x[0, 0, 0] = 39.0
+    learner = MAML(Looked(), inner_lr=0.1)
+    tasks = Task(Batch(x, y), Batch(x, y))
+    torch.testing.assert_close(learner(tasks), learner.query_losses(tasks))

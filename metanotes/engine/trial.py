@@ -1,0 +1,204 @@
+"""A trial: what `probe` gives for two tasks, one by one and in a faster way, and whether it agrees.
+
+Whatever a trial does to the learner is undone (`left_as_it_was`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from metanotes.engine.protocol import Learned
+from metanotes.engine.working import working
+from metanotes.task import Task, map_tensors
+from metanotes.theta import ONE_BY_ONE, How
+
+
+def two_of(tasks: Task) -> Task:
+    """Two tasks to try things on."""
+    return map_tensors(_two, tasks)
+
+
+def uneven(tasks: Task) -> Task:
+    """With a little noise on real inputs: in flat regions, where a ReLU stands between on and off,
+    rounding alone would decide what is compared."""
+    return Task(*(batch._replace(x=map_tensors(_uneven, batch.x)) for batch in tasks))
+
+
+def _two(t: Tensor) -> Tensor:
+    """The first two tasks, or the first one twice, as they lie in memory."""
+    first = t.detach()[:2]
+    return first.clone() if len(first) == 2 else torch.cat([first, first])
+
+
+def _uneven(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return x.clone().add_(0.1 * (x.abs().mean() + 1e-3) * noise)
+
+
+def plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
+    """Whether attention is to be by ordinary products, and the numbers that are right.
+
+    torch's fast attention can neither be differentiated twice nor batched by vmap.
+    """
+    still = Still(at_once=False)
+    try:
+        with working(ONE_BY_ONE, False), still:
+            numbers = learner.probe(two)
+        return still.attention, numbers
+    except (RuntimeError, NotImplementedError) as error:
+        try:
+            with working(ONE_BY_ONE, True), Still(at_once=False):
+                return True, learner.probe(two)
+        except (RuntimeError, NotImplementedError):
+            raise error from None
+
+
+def numbers_of(learner: Learned, two: Task, how: How, plain_attention: bool) -> list[Tensor] | None:
+    """What `probe` gives in this way, or None where the model or torch cannot be worked so."""
+    try:
+        with slow_rules_refused(), working(how, plain_attention), Still(how.at_once):
+            return learner.probe(two)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
+        return None
+
+
+@contextmanager
+def slow_rules_refused() -> Iterator[None]:
+    """An error where vmap lacks a rule and torch loops by itself: no faster than one by one.
+
+    >>> with slow_rules_refused():
+    ...     warnings.warn("There is a performance drop because ...")
+    Traceback (most recent call last):
+    UserWarning: There is a performance drop because ...
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "There is a performance drop")
+        yield
+
+
+def alike(tried: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    """Whether two lists of numbers agree but for rounding.
+
+    A tensor that is nothing but rounding, as the gradient of a bias before a normalisation, is
+    measured by the largest of all.
+    """
+    kind = right[0].device.type
+    coarse = torch.is_autocast_enabled(kind) or right[0].dtype in (torch.bfloat16, torch.float16)
+    tolerance = 0.05 if coarse else 1e-8 if right[0].dtype == torch.float64 else 2e-3
+    norms = [float(_finite(b).norm()) for b in right]
+    most = max(norms)
+    return all(
+        a.shape == b.shape
+        and torch.equal(torch.isfinite(a), torch.isfinite(b))
+        and float((_finite(a) - _finite(b)).norm()) <= tolerance * (norm + 1e-3 * most) + 1e-30
+        for a, b, norm in zip(tried, right, norms, strict=True)
+    )
+
+
+def _finite(t: Tensor) -> Tensor:
+    return t.detach().double().nan_to_num(0.0, 0.0, 0.0)
+
+
+DROPOUT = frozenset(
+    (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+)
+
+ATTENTION = frozenset(
+    (
+        F.scaled_dot_product_attention,
+        F.multi_head_attention_forward,
+        torch._native_multi_head_attention,
+        torch._transformer_encoder_layer_fwd,
+    )
+)
+
+
+class Still(TorchFunctionMode):
+    """No dropout, so that what is worked out twice can be compared; and no known fault.
+
+    Args:
+        at_once: refuse what vmap is known to get wrong for some tokens, which those of two tasks
+            need not show: an embedding's `padding_idx` and `max_norm`.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
+        self.attention = False  # whether there was any
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.attention |= func in ATTENTION
+        if func in DROPOUT:
+            return args[0] if args else kwargs["input"]
+        if self.at_once and func is F.embedding:
+            settings = (*args[2:4], kwargs.get("padding_idx"), kwargs.get("max_norm"))
+            if any(setting is not None for setting in settings):
+                raise NotImplementedError("vmap heeds padding_idx in the first task only")
+        return func(*args, **kwargs)
+
+
+# ------------------------------------------------------------------------ what else is found out
+
+
+def depends_on_others(learner: Learned, one: Task, plain_attention: bool) -> bool:
+    """Whether the losses depend on tensors that require a gradient and are not the learner's."""
+    own = {id(p) for p in learner.parameters()}
+    with torch.enable_grad(), working(ONE_BY_ONE, plain_attention):
+        losses = learner.query_losses(one)
+    return any(id(leaf) not in own for leaf in graph_leaves(losses))
+
+
+def graph_leaves(of: Tensor) -> list[Tensor]:
+    """The tensors that a graph ends in: those whose gradient `backward` would leave in `.grad`."""
+    ends, seen, waiting = [], set(), [of.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            ends.append(variable)
+        waiting += [parent for parent, _ in node.next_functions]
+    return ends
+
+
+def keeps_batched(learner: Learned) -> bool:
+    """Whether a module has kept a tensor of vmap's, which is of no use outside of it."""
+    held = (value for module in learner.modules() for value in vars(module).values())
+    return any(isinstance(value, Tensor) and is_batchedtensor(value) for value in held)
+
+
+@contextmanager
+def left_as_it_was(learner: Learned) -> Iterator[None]:
+    """What modules keep of a forward pass, in buffers or in Python, is put back."""
+    attributes = [(vars(module), dict(vars(module))) for module in learner.modules()]
+    buffers = [(b, b.detach().clone(), b._version) for b in learner.buffers()]
+    try:
+        yield
+    finally:
+        for now, before in attributes:
+            now.clear()
+            now.update(before)
+        for buffer, value, version in buffers:
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(value)

@@ -1,0 +1,65 @@
+"""While functions of one task are applied to all, in some way: `working`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import torch
+
+from metanotes.theta import How, in_force
+
+
+@contextmanager
+def working(how: How, plain_attention: bool) -> Iterator[None]:
+    """Functions of one task are applied to all in this way."""
+    if not plain_attention:
+        with in_force(how):
+            yield
+        return
+    with _plain_attention(), in_force(how):
+        yield
+
+
+class _Attention:
+    """How many want attention by ordinary products at present, and what torch did before."""
+
+    lock = Lock()
+    inside = 0
+    before: tuple[bool, ...] = ()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention by ordinary products. torch keeps the choice for the whole process, and others may
+    be at work: the last one out puts back what the first one saw."""
+    cuda, mha = torch.backends.cuda, torch.backends.mha
+    setters: tuple[Callable[[bool], Any], ...] = (
+        cuda.enable_flash_sdp,
+        cuda.enable_mem_efficient_sdp,
+        cuda.enable_cudnn_sdp,
+        cuda.enable_math_sdp,
+        mha.set_fastpath_enabled,
+    )
+    with _Attention.lock:
+        if _Attention.inside == 0:
+            _Attention.before = (
+                cuda.flash_sdp_enabled(),
+                cuda.mem_efficient_sdp_enabled(),
+                cuda.cudnn_sdp_enabled(),
+                cuda.math_sdp_enabled(),
+                mha.get_fastpath_enabled(),
+            )
+            for setter in setters:
+                setter(setter is cuda.enable_math_sdp)
+        _Attention.inside += 1
+    try:
+        yield
+    finally:
+        with _Attention.lock:
+            _Attention.inside -= 1
+            if _Attention.inside == 0:
+                for setter, enabled in zip(setters, _Attention.before, strict=True):
+                    setter(enabled)
