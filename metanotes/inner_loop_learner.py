@@ -50,13 +50,18 @@ from metanotes.update_rules import UpdateRule
 __all__ = ["InnerLoopLearner"]
 
 
-class Settings(Computing, total=False):
-    """What a descending learner takes by name, see `InnerLoopLearner`."""
+class HeadSettings(Computing, total=False):
+    """`Settings`, where it is settled that the head adapts."""
 
     loss: Loss
     first_order: bool
-    adapts: Part | Sequence[Part] | None
     batch: int | None
+
+
+class Settings(HeadSettings, total=False):
+    """What a descending learner takes by name, see `InnerLoopLearner`."""
+
+    adapts: Part | Sequence[Part] | None
 
 
 class InnerLoopLearner(Learner):

@@ -15,9 +15,7 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner
-from metanotes.learner import Loss, cross_entropy
+from metanotes.inner_loop_learner import HeadSettings, InnerLoopLearner
 from metanotes.theta import Theta, check_head
 from metanotes.update_rules import SGD, step_size
 
@@ -27,12 +25,13 @@ class HyperRepresentation(InnerLoopLearner):
 
     Args:
         model: an `nn.Sequential`: the last module is the head, which starts each task at zero
-            (whatever weights it has), and
-            those before it are the body, phi. To test with other ways, give the same body another
-            head: `nn.Sequential(*model[:-1], nn.Linear(features, ways))`.
+            whatever weights it has, so that these get no gradient; those before it are the body,
+            phi. To test with other ways, give the same body another head:
+            `nn.Sequential(*model[:-1], nn.Linear(features, ways))`.
         inner_lr: the inner step size alpha, above 0.
         steps: inner steps k in training; `adapt` and `evaluate` may take more.
         loss: of one task, inside and outside; `metanotes.mse` for regression.
+        first_order: hold the inner gradients constant.
         batch: see `InnerLoopLearner`.
         keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
 
@@ -60,20 +59,10 @@ class HyperRepresentation(InnerLoopLearner):
         model: nn.Sequential,
         inner_lr: float,
         steps: int = 1,
-        *,
-        loss: Loss = cross_entropy,
-        batch: int | None = None,
-        **computing: Unpack[Computing],
+        **settings: Unpack[HeadSettings],
     ) -> None:
-        super().__init__(
-            model,
-            SGD(step_size("inner_lr", inner_lr)),
-            steps,
-            loss=loss,
-            adapts=check_head(model),
-            batch=batch,
-            **computing,
-        )
+        rule, head = SGD(step_size("inner_lr", inner_lr)), check_head(model)
+        super().__init__(model, rule, steps, adapts=head, **settings)
 
     def phi(self) -> Theta:
         """Where the head starts: at zero, which is not learned."""

@@ -14,14 +14,12 @@ from typing import Unpack
 
 from torch import nn
 
-from metanotes.engine import Computing
-from metanotes.inner_loop_learner import InnerLoopLearner
-from metanotes.learner import Loss, cross_entropy
+from metanotes.inner_loop_learner import HeadSettings
+from metanotes.methods.initialization.maml import MAML
 from metanotes.theta import check_head
-from metanotes.update_rules import SGD, step_size
 
 
-class ANIL(InnerLoopLearner):
+class ANIL(MAML):
     """Learn a representation on which k steps of gradient descent on the head alone do best.
 
     Args:
@@ -56,19 +54,6 @@ class ANIL(InnerLoopLearner):
         model: nn.Sequential,
         inner_lr: float,
         steps: int = 1,
-        *,
-        loss: Loss = cross_entropy,
-        first_order: bool = False,
-        batch: int | None = None,
-        **computing: Unpack[Computing],
+        **settings: Unpack[HeadSettings],
     ) -> None:
-        super().__init__(
-            model,
-            SGD(step_size("inner_lr", inner_lr)),
-            steps,
-            loss=loss,
-            first_order=first_order,
-            adapts=check_head(model),
-            batch=batch,
-            **computing,
-        )
+        super().__init__(model, inner_lr, steps, adapts=check_head(model), **settings)
