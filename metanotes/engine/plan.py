@@ -23,10 +23,12 @@ from metanotes.engine.task_layers import TaskLayers
 from metanotes.engine.trial import (
     alike,
     depends_on_others,
+    graph_of,
     keeps_batched,
     left_as_it_was,
     numbers_of,
     plainly,
+    right_only_once,
     two_of,
     uneven,
 )
@@ -48,6 +50,10 @@ class Plan(NamedTuple):
         flops: floating-point operations of a task, by `first_look`.
         group: tasks that are worked on at once, at most.
         plain_attention: attention by ordinary products, which alone can be differentiated twice.
+        differentiable: normalisations by their formulas, so that a kept graph is right however
+            often it is differentiated.
+        once: the graph holds normalisations of torch's, so that the gradient of the losses must not
+            be differentiated.
         outside: whether the losses depend on something that is learned and is not the learner's.
 
     >>> from metanotes import MAML
@@ -63,13 +69,19 @@ class Plan(NamedTuple):
     output: torch.Size
     flops: int
     group: int
-    plain_attention: bool
-    outside: bool
+    plain_attention: bool = False
+    differentiable: bool = False
+    once: bool = False
+    outside: bool = False
 
     @contextmanager
     def at_work(self, **changes: Any) -> Iterator[None]:
         """The plan is in force; with changes of its `how`, if any."""
-        with working(self.how._replace(**changes) if changes else self.how, self.plain_attention):
+        with working(
+            self.how._replace(**changes) if changes else self.how,
+            plain_attention=self.plain_attention,
+            differentiable=self.differentiable,
+        ):
             yield
 
     def groups(self, tasks: Task) -> list[Task]:
@@ -135,30 +147,40 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
     with torch.random.fork_rng(devices=cuda_devices(device)), left_as_it_was(learner):
         with (
             torch.no_grad(),
-            working(ONE_BY_ONE, plain_attention=False),
+            working(ONE_BY_ONE),
             FlopCounterMode(display=False) as counter,
         ):
             output = learner.first_look(one)
         learner.check(tasks, output)
         flops = counter.get_total_flops()
         try:
-            plain_attention, numbers = plainly(learner, uneven(two))
+            plain = plainly(learner, uneven(two))
             two = uneven(two)
         except IndexError:  # real numbers that the model takes for indices
-            plain_attention, numbers = plainly(learner, two)
-        outside = depends_on_others(learner, one, plain_attention)
+            plain = plainly(learner, two)
         on_cpu = device.type == "cpu"
         group = _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62
+        graph = graph_of(learner, one, plain.plain_attention)
+        plan = Plan(
+            ONE_BY_ONE,
+            output,
+            flops,
+            group,
+            plain.plain_attention,
+            differentiable=plain.normalizes and learner.options.keep_graph,
+            once=right_only_once(graph) and not learner.options.keep_graph,
+            outside=depends_on_others(learner, graph),
+        )
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
-        how = ONE_BY_ONE
         for candidate in _candidates(convolves, group, learner.options):
-            tried = numbers_of(learner, two, candidate, plain_attention)
-            if tried is not None and alike(tried, numbers) and not keeps_batched(learner):
-                how = candidate
+            tried = plan._replace(how=candidate)
+            numbers = numbers_of(learner, two, tried.at_work(), candidate.at_once)
+            if numbers and alike(numbers, plain.numbers) and not keeps_batched(learner):
+                plan = tried
                 break
-    if outside:
-        how, group = how._replace(apart=False), 1 << 62
-    return Plan(how, output, flops, group, plain_attention, outside)
+    if plan.outside:
+        plan = plan._replace(how=plan.how._replace(apart=False), group=1 << 62)
+    return plan
 
 
 def _group(learner: Learned, flops: int) -> int:

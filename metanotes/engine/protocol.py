@@ -16,8 +16,8 @@ class Options(NamedTuple):
 
     Args:
         keep_graph: build one graph of everything, so that the gradient can be differentiated again,
-            any number of times. (torch's own batch normalization is right to the second derivative
-            only, which a meta-gradient is: differentiated once more, its gradient is a little off.)
+            any number of times. (Normalisations are worked out by their formulas, since torch's own
+            batch, instance and layer normalizations have wrong third derivatives.)
         checkpoint: hold k copies of theta and compute each inner step but the last again in the
             backward pass: less memory for more time, as in `torch.utils.checkpoint`.
         record: nothing but tensors changes from now on: after some 200 calls with tasks of one

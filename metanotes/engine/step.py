@@ -51,7 +51,8 @@ def meta_step(learner: Learned, tasks: Task) -> Tensor:
     inputs_learn = any(t.requires_grad for t in tensors_of(tasks))
     if learner.options.keep_graph or inputs_learn:
         with plan.at_work(apart=False):
-            return learner.query_losses(tasks)
+            losses = learner.query_losses(tasks)
+        return _NotTwice.apply(losses) if plan.once else losses
     grouped = task_count(tasks) > plan.group
     if grouped or asks_for_recordings(learner):
         own = [*learner.parameters(), *learner.buffers()]
@@ -61,7 +62,26 @@ def meta_step(learner: Learned, tasks: Task) -> Tensor:
             if grouped or recorded is not None:
                 return _AtOnce.apply(learner, tasks, plan, own, recorded, *phi)
     with few_threads(plan, task_count(tasks)), plan.at_work():
-        return learner.query_losses(tasks)
+        losses = learner.query_losses(tasks)
+    return _NotTwice.apply(losses) if plan.once else losses
+
+
+class _NotTwice(torch.autograd.Function):
+    """Losses `[T]` whose gradient must not be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor) -> Tensor:
+        return losses.view_as(losses)
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the third derivatives of torch's normalisations are wrong, so the gradient of "
+                "these losses cannot be differentiated (create_graph=True): make the learner with "
+                "keep_graph=True, which does without them"
+            )
+        return weights
 
 
 class _AtOnce(torch.autograd.Function):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +16,11 @@ from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from metanotes.engine.normalizations import FORMULAS
 from metanotes.engine.protocol import Learned
 from metanotes.engine.working import working
 from metanotes.task import Task, map_tensors
-from metanotes.theta import ONE_BY_ONE, How
+from metanotes.theta import ONE_BY_ONE
 
 
 def two_of(tasks: Task) -> Task:
@@ -46,28 +47,43 @@ def _uneven(x: Tensor) -> Tensor:
     return x.clone().add_(0.1 * (x.abs().mean() + 1e-3) * noise)
 
 
-def plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
-    """Whether attention is to be by ordinary products, and the numbers that are right.
+class Plain(NamedTuple):
+    """What is right, and what a model is made of that matters to the engine.
 
-    torch's fast attention can neither be differentiated twice nor batched by vmap.
+    Args:
+        numbers: of `probe`, one task by one.
+        plain_attention: torch's fast attention can neither be differentiated twice nor batched by
+            vmap, and there is some.
+        normalizes: torch's normalisations can be differentiated twice only, and there is one.
     """
+
+    numbers: list[Tensor]
+    plain_attention: bool
+    normalizes: bool
+
+
+def plainly(learner: Learned, two: Task) -> Plain:
+    """The numbers of two tasks, by ordinary calls."""
     still = Still(at_once=False)
     try:
-        with working(ONE_BY_ONE, False), still:
+        with working(ONE_BY_ONE), still:
             numbers = learner.probe(two)
-        return still.attention, numbers
+        return Plain(numbers, still.attention, still.normalizes)
     except (RuntimeError, NotImplementedError) as error:
         try:
-            with working(ONE_BY_ONE, True), Still(at_once=False):
-                return True, learner.probe(two)
+            with working(ONE_BY_ONE, plain_attention=True), still:
+                numbers = learner.probe(two)
+            return Plain(numbers, True, still.normalizes)
         except (RuntimeError, NotImplementedError):
             raise error from None
 
 
-def numbers_of(learner: Learned, two: Task, how: How, plain_attention: bool) -> list[Tensor] | None:
-    """What `probe` gives in this way, or None where the model or torch cannot be worked so."""
+def numbers_of(
+    learner: Learned, two: Task, at_work: AbstractContextManager[None], at_once: bool
+) -> list[Tensor] | None:
+    """What `probe` gives at work, or None where the model or torch cannot be worked so."""
     try:
-        with slow_rules_refused(), working(how, plain_attention), Still(how.at_once):
+        with slow_rules_refused(), at_work, Still(at_once):
             return learner.probe(two)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
         return None
@@ -136,6 +152,7 @@ class Still(TorchFunctionMode):
         super().__init__()
         self.at_once = at_once
         self.attention = False  # whether there was any
+        self.normalizes = False  # likewise
 
     def __torch_function__(
         self,
@@ -146,6 +163,8 @@ class Still(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.attention |= func in ATTENTION
+        if func in FORMULAS:
+            self.normalizes |= FORMULAS[func](*args, **kwargs) is not None
         if func in DROPOUT:
             return args[0] if args else kwargs["input"]
         if self.at_once and func is F.embedding:
@@ -158,27 +177,35 @@ class Still(TorchFunctionMode):
 # ------------------------------------------------------------------------ what else is found out
 
 
-def depends_on_others(learner: Learned, one: Task, plain_attention: bool) -> bool:
-    """Whether the losses depend on tensors that require a gradient and are not the learner's."""
-    own = {id(p) for p in learner.parameters()}
-    with torch.enable_grad(), working(ONE_BY_ONE, plain_attention):
+def graph_of(learner: Learned, one: Task, plain_attention: bool) -> list[Any]:
+    """The nodes of the graph of a task's losses."""
+    with torch.enable_grad(), working(ONE_BY_ONE, plain_attention=plain_attention):
         losses = learner.query_losses(one)
-    return any(id(leaf) not in own for leaf in graph_leaves(losses))
-
-
-def graph_leaves(of: Tensor) -> list[Tensor]:
-    """The tensors that a graph ends in: those whose gradient `backward` would leave in `.grad`."""
-    ends, seen, waiting = [], set(), [of.grad_fn]
+    nodes, seen, waiting = [], set(), [losses.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            ends.append(variable)
-        waiting += [parent for parent, _ in node.next_functions]
-    return ends
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes.append(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return nodes
+
+
+def depends_on_others(learner: Learned, graph: list[Any]) -> bool:
+    """Whether the losses depend on tensors that require a gradient and are not the learner's."""
+    own = {id(p) for p in learner.parameters()}
+    ends = (getattr(node, "variable", None) for node in graph)
+    return any(end is not None and id(end) not in own for end in ends)
+
+
+def right_only_once(graph: list[Any]) -> bool:
+    """Whether there is a derivative of a derivative of a normalisation of torch's, whose own
+    derivative is wrong (`normalizations`)."""
+    return any(
+        name in node.name()
+        for node in graph
+        for name in ("BatchNormBackwardBackward", "LayerNormBackwardBackward")
+    )
 
 
 def keeps_batched(learner: Learned) -> bool:

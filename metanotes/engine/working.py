@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
 import torch
 
+from metanotes.engine.normalizations import Differentiable
 from metanotes.theta import How, in_force
 
 
 @contextmanager
-def working(how: How, plain_attention: bool) -> Iterator[None]:
-    """Functions of one task are applied to all in this way."""
-    if not plain_attention:
+def working(
+    how: How, *, plain_attention: bool = False, differentiable: bool = False
+) -> Iterator[None]:
+    """Functions of one task are applied to all in this way.
+
+    Args:
+        how: at once or one by one.
+        plain_attention: attention by ordinary products, which alone can be differentiated twice.
+        differentiable: normalisations that can be differentiated more often than that.
+    """
+    if not (plain_attention or differentiable):
         with in_force(how):
             yield
         return
-    with _plain_attention(), in_force(how):
+    with ExitStack() as stack:
+        if plain_attention:
+            stack.enter_context(_plain_attention())
+        if differentiable:
+            stack.enter_context(Differentiable())
+        stack.enter_context(in_force(how))
         yield
 
 
