@@ -84,6 +84,10 @@ def test_a_loss_learns(questions: dict[str, Any]) -> None:
     assert questions["robust"].loss.log_scale.grad.abs() > 0
 
 
+def test_a_gradient_of_the_meta_gradient_reaches_phi(questions: dict[str, Any]) -> None:
+    assert all(p.grad.any() for p in questions["phi"])
+
+
 def test_a_penalty_acts_inside_alone(questions: dict[str, Any]) -> None:
     tasks, kind = questions["sines"](4), questions["Decayed"]
     same = {"model": questions["robust"].model, "inner_lr": 0.01, "loss": questions["mse"]}
