@@ -190,13 +190,18 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             output = learner.first_look(one)
         learner.check(tasks, output)
         flops = counter.get_total_flops()
-        plain_attention, numbers = _plainly(learner, two)
+        still = Still(at_once=False)
+        plain_attention, numbers = _plainly(learner, two, still)
         outside = _outside(learner, one, plain_attention)
         on_cpu = device.type == "cpu"
         group = _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
         how = ONE_BY_ONE
         for candidate in _candidates(convolves, group, learner.options):
+            # With channels last, torch's group normalization crashes where only weights learn.
+            candidate = candidate._replace(
+                channels_last=candidate.channels_last and not still.group_norm
+            )
             tried = _numbers(learner, two, candidate, plain_attention)
             if tried is not None and _alike(tried, numbers) and not _keeps_batched(learner):
                 how = candidate
@@ -242,19 +247,18 @@ def _candidates(convolves: bool, group: int, options: Options) -> Sequence[How]:
 # --------------------------------------------------------------------------- what is compared
 
 
-def _plainly(learner: Learned, two: Task) -> tuple[bool, list[Tensor]]:
+def _plainly(learner: Learned, two: Task, still: Still) -> tuple[bool, list[Tensor]]:
     """Whether attention is to be by ordinary products, and the numbers that are right.
 
     torch's fast attention can neither be differentiated twice nor batched by vmap.
     """
-    still = Still(at_once=False)
     try:
         with working(ONE_BY_ONE, False), still:
             numbers = learner.probe(two)
         return still.attention, numbers
     except (RuntimeError, NotImplementedError) as error:
         try:
-            with working(ONE_BY_ONE, True), Still(at_once=False):
+            with working(ONE_BY_ONE, True), still:
                 return True, learner.probe(two)
         except (RuntimeError, NotImplementedError):
             raise error from None
@@ -331,7 +335,7 @@ class Still(TorchFunctionMode):
     def __init__(self, at_once: bool) -> None:
         super().__init__()
         self.at_once = at_once
-        self.attention = False  # whether there was any
+        self.attention = self.group_norm = False  # whether there was any
 
     def __torch_function__(
         self,
@@ -342,6 +346,7 @@ class Still(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.attention |= func in ATTENTION
+        self.group_norm |= func is F.group_norm
         if func in DROPOUT:
             return args[0] if args else kwargs["input"]
         if self.at_once and func is F.embedding:

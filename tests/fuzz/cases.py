@@ -74,6 +74,8 @@ def _draw_settings(draw: Draw, case: Case) -> None:
     case.rule = Rule(lr=draw.real(0.02, 0.3))
     if case.method == "Reptile":
         case.steps, case.first_order = max(1, case.steps), True
+    if case.method == "HyperRepresentation":
+        case.first_order = False  # it has no such option
     if case.method in ("Reptile", "InnerLoopLearner"):
         case.rule.kind = draw.choice(["SGD", "Momentum", "RMSprop", "Adam"])
         case.rule.momentum, case.rule.nesterov = draw.real(0.0, 0.95), draw.chance(0.5)
@@ -108,7 +110,8 @@ def _draw_network(draw: Draw, case: Case, tasks: int, examples: int, queries: in
             torch.manual_seed(0)
             size, layers, width = _draw_body(draw, kind, mixing)
             try:
-                network, shape = _with_head(draw, size, layers, width, outputs, target, case.notes)
+                how = layers, width, outputs, target, case.notes
+                network, shape = _with_head(draw, size, *how, dense=mixing)
             except (RuntimeError, ValueError):
                 continue
         x = _inputs(draw, kind, size, (tasks, n))
@@ -168,6 +171,7 @@ def _with_head(
     outputs: int,
     target: str,
     notes: list[str],
+    dense: bool,
 ) -> tuple[nn.Module, str]:
     """The network, and what its outputs look like."""
     body = nn.Sequential(*layers).double()
@@ -179,7 +183,7 @@ def _with_head(
     head: list[nn.Module] = [nn.Linear(width, outputs, bias=draw.chance(0.8))]
     if target == "real" and draw.chance(0.2):
         head, shape = [nn.Linear(width, 1), Scalar()], "scalar"
-    elif target == "labels" and draw.chance(0.1):
+    elif target == "labels" and draw.chance(0.1) and dense:
         head, shape = [nn.Linear(width, 3 * outputs), nn.Unflatten(1, (outputs, 3))], "dense"
     elif draw.chance(0.15):
         head = [nn.Linear(width, 3), activation(draw), nn.Linear(3, outputs)]
