@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import metanotes
@@ -228,6 +229,24 @@ def a_keyword_of_a_partial_loss(side):
     side.loss = partial(F.cross_entropy, label_smoothing=0.1)
     yield
     side.loss.keywords["label_smoothing"] = 0.5
+    yield
+
+
+class Scaled:
+    """A loss that is no module, and keeps a tensor."""
+
+    def __init__(self) -> None:
+        self.scale = torch.tensor(1.0, dtype=torch.float64)
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (self.scale * (outputs - y)).square().mean()
+
+
+@scenario("vectors", loss=Scaled(), tensors=True)
+def a_tensor_of_a_loss_that_is_no_module(side):
+    side.loss = copy.deepcopy(side.loss)
+    yield
+    side.loss.scale.mul_(1.00001)
     yield
 
 
