@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -233,20 +234,44 @@ def a_keyword_of_a_partial_loss(side):
 
 
 class Scaled:
-    """A loss that is no module, and keeps a tensor."""
+    """A loss that is no module, and keeps numbers of its own."""
 
-    def __init__(self) -> None:
-        self.scale = torch.tensor(1.0, dtype=torch.float64)
+    def __init__(self, scale: Any) -> None:
+        self.scale = scale
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return (self.scale * (outputs - y)).square().mean()
+        return (self.scale[1] * (outputs - y)).square().mean()
 
 
-@scenario("vectors", loss=Scaled(), tensors=True)
+@scenario("vectors", loss=Scaled(torch.ones(2, dtype=torch.float64)), tensors=True)
 def a_tensor_of_a_loss_that_is_no_module(side):
     side.loss = copy.deepcopy(side.loss)
     yield
-    side.loss.scale.mul_(1.00001)
+    side.loss.scale[1] = 1.00001
+    yield
+
+
+@scenario("vectors", loss=Scaled(np.ones(2)))
+def an_array_of_a_loss_that_is_no_module(side):
+    scale = side.loss.scale
+    scale[1] = 1.00001
+    yield
+    scale[1] = 1.0
+    yield
+
+
+SCALE = torch.ones(2, dtype=torch.float64)
+
+
+def scaled(outputs: Tensor, y: Tensor) -> Tensor:
+    return (SCALE[1] * (outputs - y)).square().mean()
+
+
+@scenario("vectors", loss=scaled, tensors=True)
+def a_tensor_that_the_loss_looks_up(side):
+    SCALE[1] = 3.0
+    yield
+    SCALE[1] = 1.0
     yield
 
 
