@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -128,6 +128,18 @@ def _plain_attention() -> Iterator[None]:
             if _Attention.inside == 0:
                 for setter, enabled in zip(setters, _Attention.before, strict=True):
                     setter(enabled)
+
+
+def attention_at_present() -> Callable[[], AbstractContextManager[None]]:
+    """What puts the present choice of attention in force again, when work is done anew.
+
+    >>> with working(ONE_BY_ONE, plain_attention=True):
+    ...     again = attention_at_present()
+    >>> with again():
+    ...     torch.backends.cuda.flash_sdp_enabled()
+    False
+    """
+    return _plain_attention if _Attention.inside else nullcontext
 
 
 def plan_for(learner: Learned, tasks: Task) -> Plan:

@@ -16,6 +16,7 @@ from tests.fuzz.modules import BranchingOnSize, Mean, Scalar
 from tests.fuzz.networks import (
     activation,
     image_layers,
+    normalizes_groups,
     sequence_layers,
     shaken,
     signal_layers,
@@ -120,7 +121,8 @@ def _draw_network(draw: Draw, case: Case, tasks: int, examples: int, queries: in
         if case.method == "Prototypes":
             shots = torch.arange(n) % case.ways
             y = torch.stack([shots[draw.order(n)] for _ in range(tasks)])
-        case.tasks = _laid_out(draw, Task(Batch(x, y), Batch(xq, yq)), case.notes)
+        last = not normalizes_groups(network)
+        case.tasks = _laid_out(draw, Task(Batch(x, y), Batch(xq, yq)), case.notes, last)
         case.network = shaken(draw, network)
         case.loss = draw.choice(LOSSES[target])()
         if _runs(case) and _conditioned(case):
@@ -216,7 +218,7 @@ def _targets(draw: Draw, target: str, outputs: int, shape: str, leading: tuple[i
     return draw.normal(*leading) if shape == "scalar" else draw.normal(*leading, outputs)
 
 
-def _laid_out(draw: Draw, tasks: Task, notes: list[str]) -> Task:
+def _laid_out(draw: Draw, tasks: Task, notes: list[str], last: bool) -> Task:
     """Now and then in another order in memory, or one tensor for all tasks."""
     x = tasks.support.x
     if draw.chance(0.1):
@@ -225,7 +227,7 @@ def _laid_out(draw: Draw, tasks: Task, notes: list[str]) -> Task:
     elif draw.chance(0.05):
         notes.append("x expanded over the tasks")
         x = x[:1].expand_as(x)
-    elif x.ndim == 5 and draw.chance(0.15):
+    elif x.ndim == 5 and draw.chance(0.15) and last:
         notes.append("images channels last")
         x = x.movedim(2, -1).contiguous().movedim(-1, 2)
     return Task(Batch(x, tasks.support.y), tasks.query)
