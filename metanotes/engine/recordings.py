@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,10 +172,13 @@ def _forget(recordings: dict[Hashable, Any], count: int) -> None:
 PLAIN = frozenset((bool, int, float, str, torch.Size, type(None)))
 
 
-class _Itself(NamedTuple):
+class _Itself:
     """A thing that is equal to nothing but itself; held, so that no other can have its place."""
 
-    thing: Any
+    __slots__ = ("thing",)
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Itself) and self.thing is other.thing
@@ -192,7 +195,7 @@ def settings_of(learner: Learned) -> tuple[Hashable, bool]:
     reader's own may look at whatever it likes, from one call to the next.
     """
     everywhere = (*_hooks._global_forward_hooks, *_hooks._global_forward_pre_hooks)
-    parts: list[Hashable] = [everywhere]  # the numbers of the hooks, which no two share
+    parts: list[Any] = [everywhere]  # the numbers of the hooks, which no two share
     ours_alone = not everywhere
     numbers: dict[int, int] = {}
     for module in learner.modules():

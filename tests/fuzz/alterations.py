@@ -15,7 +15,7 @@ from metanotes import Batch, Task
 from tests.fuzz.draw import Draw
 from tests.fuzz.losses import describe_loss, focal, log_cosh
 from tests.fuzz.networks import KINKED, SMOOTH
-from tests.fuzz.oddities import padding_word
+from tests.fuzz.oddities import padding_word, without
 from tests.fuzz.plain import Plain
 from tests.fuzz.sides import Case, Change, names_of
 
@@ -55,13 +55,13 @@ def _other_tasks(draw: Draw, case: Case) -> Change:
 
 def _padding(draw: Draw, case: Case) -> Change:
     """Padding in every task, where there was none."""
-    word, padded = padding_word(case.network), []
-    for batch in case.tasks:
-        x = batch.x.clone()
-        x[:, :, -1:] = word
-        batch.x[batch.x == word] = 0 if word else 1
-        padded.append(Batch(x, batch.y))
-    return Change("padding in every task", None, Task(*padded))
+    word = padding_word(case.network)
+    assert word is not None
+    case.tasks = without(word, case.tasks)
+    padded = Task(*(Batch(b.x.clone(), b.y) for b in case.tasks))
+    for batch in padded:
+        batch.x[:, :, -1] = word
+    return Change("padding in every task", None, padded)
 
 
 def _steps(draw: Draw, case: Case) -> Change:

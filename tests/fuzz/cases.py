@@ -255,6 +255,8 @@ def _conditioned(case: Case) -> bool:
         gradients = side.gradients(losses.mean())
     except (RuntimeError, NotImplementedError):
         return False  # torch has no second derivative of something
+    if not gradients:
+        return False  # nothing would be learned
     size = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
     return bool(losses.abs().max() < 1e3) and bool(size < 1e4) and bool(size == size)
 

@@ -43,14 +43,19 @@ def padding_word(network: nn.Module) -> int | None:
     return words[0] if words else None
 
 
+def without(word: int, tasks: Task) -> Task:
+    """Another word in its place."""
+    other = 0 if word > 0 else 1
+    return Task(*(Batch(b.x.masked_fill(b.x == word, other), b.y) for b in tasks))
+
+
 def _padding_of_later_tasks(case: Case) -> None:
     """Padding in the tasks after the second only, if there are more: a trial of two sees none."""
     word = padding_word(case.network)
     if word is not None:
+        case.tasks = without(word, case.tasks)
         for batch in case.tasks:
-            early, late = batch.x[:2], batch.x[2:]
-            early[early == word] = 0 if word > 0 else 1
-            late[:, :, :1] = word
+            batch.x[2:, :, 0] = word
         case.notes.append("padding in later tasks only")
 
 

@@ -17,7 +17,16 @@ from metanotes import Batch, Task
 from metanotes.engine import recordings as engine_recordings
 from tests.fuzz.changes import layers, settings, tensors  # noqa: F401 - each enters its scenarios
 from tests.fuzz.changes.begin import SCENARIOS, Scenario, begin
-from tests.fuzz.judge import Stage, check_unchanged, is_ours, plain_results, state, weights
+from tests.fuzz.judge import (
+    Stage,
+    check_unchanged,
+    evaluation,
+    is_ours,
+    plain_results,
+    score,
+    state,
+    weights,
+)
 from tests.fuzz.sides import Case
 from tests.plainly import recorded_at_once, recordings
 
@@ -332,6 +341,26 @@ def test_calls_without_gradients_between(mode):
         stage = Stage(case, learner, case.tasks, BEFORE)
         stage.run()
         stage.check(right)
+
+
+@pytest.mark.parametrize("method", ["MAML", "InnerLoopLearner", "Pretrained", "Reptile"])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_an_evaluation_with_fewer_examples_than_a_minibatch(method, steps):
+    case = begin("vectors", method, first_order=method == "Reptile", batch=4)
+    case.evaluation_steps = steps
+    learner, side = case.learner(), case.plain()
+    learner(case.tasks)
+    x, y = (t[:, :3] for t in case.tasks.support)
+    fewer = Task(Batch(x, y), case.tasks.query)
+    if steps and method != "Reptile":  # whose adapt takes the whole set in every step
+        with pytest.raises(ValueError, match="batch=4 asks for more examples than the 3 of a task"):
+            evaluation(case, learner, fewer, transductive=True)
+        return
+    side.batch = None
+    side.train(False)
+    right = [score(outputs, None) for outputs in side.predict(side.adapt(fewer, steps), fewer)]
+    ours = evaluation(case, learner, fewer, transductive=True)
+    torch.testing.assert_close(ours, torch.stack(right), rtol=1e-9, atol=0)
 
 
 def test_steps_given_to_adapt_are_for_that_call():
