@@ -16,7 +16,6 @@ from functools import partial
 from threading import RLock
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -239,8 +238,8 @@ def replica(learner: Any, tensors: Sequence[Tensor]) -> tuple[Any, bool]:
     own = [*learner.parameters(), *learner.buffers()]
     memo: dict[int, Any] = {id(t): new for t, new in zip(own, tensors, strict=True)}
     twin, known = copy.deepcopy(learner, memo), {id(new) for new in tensors}
-    kept = (Tensor, np.ndarray)
-    return twin, any(isinstance(c, kept) and id(c) not in known for c in memo.values())
+    others = [c for c in memo.values() if id(c) not in known]
+    return twin, any(hasattr(c, "__array__") and hasattr(c, "__setitem__") for c in others)
 
 
 def record(
