@@ -86,8 +86,9 @@ notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=noteb
 bench: $(ENV)  ## metanotes beside its peers, some twenty minutes; BENCH="--help" for the options
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks $(BENCH)
 
-fuzz: $(ENV)  ## random cases beside the plain loop, for SECONDS=600, from the seed FIRST=0 on
-	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --first $(FIRST)
+fuzz: $(ENV)  ## random cases beside the plain loop: SECONDS=600 or CASES=5000, from the seed FIRST=0 on
+	$(BIN)/python -X faulthandler -m tests.fuzz --first $(FIRST) \
+		$(if $(CASES),--cases $(CASES),--seconds $(SECONDS))
 
 RUN ?= --help
 record: $(ENV)  ## a long run, into results/: RUN="sine --minutes 30"; without RUN, a list of them

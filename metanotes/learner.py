@@ -98,7 +98,14 @@ class Learner(nn.Module):
 
     def first_look(self, tasks: Task) -> torch.Size:
         """Run the model on a single task: the shape of its output for one example."""
-        outputs = self.predict(self.adapt(tasks.support), tasks.query.x)
+        try:
+            outputs = self.predict(self.adapt(tasks.support), tasks.query.x)
+        except RuntimeError as error:
+            if "type" in str(error):  # of numbers: torch names two of them
+                for x, _ in tasks:
+                    refuse_whole_numbers(x, error)
+                    refuse_other_dtype(self, x)
+            raise
         if not isinstance(outputs, Tensor):
             check_outputs(outputs, tasks.query.y[0])
         return check_outputs(outputs[0], tasks.query.y[0])

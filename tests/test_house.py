@@ -390,3 +390,9 @@ def test_a_broken_rule_is_noticed(tmp_path: Path, rule, changes, found) -> None:
     house = built(tmp_path, {f"metanotes/{name}": text for name, text in changes.items()})
     broken = rule(house)
     assert any(found in line for line in broken), broken
+
+
+def test_nothing_of_the_host_program_is_set():
+    # Its allocator least of all: benchmarks and runs, which are commands of ours, may set that.
+    for file in (ROOT / "metanotes").rglob("*.py"):
+        assert not {"ctypes", "mallopt", "MALLOC_"} & set(file.read_text().split()), file

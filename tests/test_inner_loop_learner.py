@@ -300,9 +300,11 @@ def attention_model() -> nn.Module:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("first_order", [True, False])
-def test_a_transformer_of_torchs_works_in_training_and_in_evaluation(training, first_order):
+@pytest.mark.parametrize("again", [True, False])
+def test_a_transformer_of_torchs_works_in_training_and_in_evaluation(training, first_order, again):
     model, tasks = attention_model(), vector_tasks()
-    learner = MAML(model, 0.1, 2, loss=mse, first_order=first_order).train(training)
+    learner = MAML(model, 0.1, 2, loss=mse, first_order=first_order, checkpoint=again)
+    learner.train(training)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         expected = plain_loop(model.train(), tasks, 0.1, 2, mse, first_order)
     learner.train(training)

@@ -101,6 +101,17 @@ def test_its_evaluation_holds_about_as_much_as_mamls(transductive):
     assert ours < 1.3 * mamls + 2e6
 
 
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [(torch.float32, "x is torch.float32 and"), (torch.uint8, "cannot work with x of torch.uint8")],
+)
+def test_numbers_of_another_type_are_refused_in_our_words(dtype, message):
+    learner, tasks = Prototypes(nn.Linear(3, 2).double()), image_tasks(queries=2)
+    tasks = Task(*(Batch(torch.ones(3, len(y[0]), 3).to(dtype), y) for _, y in tasks))
+    with pytest.raises(ValueError, match=message):
+        learner(tasks)
+
+
 def test_steps_for_a_learner_that_takes_none_are_refused():
     with pytest.raises(ValueError, match="Prototypes takes no steps"):
         evaluate(Prototypes(nn.Flatten()), lambda n: image_tasks(), 3, steps=2)

@@ -16,6 +16,14 @@ def test_good_tasks_pass():
     check_tasks(tasks())
 
 
+@pytest.mark.parametrize("kind", [lambda t: t.numpy(), lambda t: t.tolist()])
+def test_what_is_no_tensor_is_refused(kind):
+    good = tasks()
+    bad = Task(Batch(kind(good.support.x), good.support.y), good.query)
+    with pytest.raises(TypeError, match=r"support.x is a (ndarray|list), .*torch.as_tensor"):
+        check_tasks(bad)
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

@@ -173,6 +173,8 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         )
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
         for candidate in _candidates(convolves, group, learner.options):
+            if plain.crashes_with_channels_last:
+                candidate = candidate._replace(channels_last=False)
             tried = plan._replace(how=candidate)
             numbers = numbers_of(learner, two, tried.at_work(), candidate.at_once)
             if numbers and alike(numbers, plain.numbers) and not keeps_batched(learner):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metanotes._ground.randomness import random_state, replayed
+from metanotes.engine.working import attention_at_present
 from metanotes.theta import Theta, flat, in_force, leaves, present
 
 State = tuple[Theta, ...]
@@ -64,7 +65,7 @@ class _Recomputed(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.step, ctx.learned, ctx.kept = step, tensors[:learned], []
         ctx.how, ctx.device = present(), tensors[-1].device
-        ctx.autocast = casts_in_force(ctx.device)
+        ctx.autocast, ctx.attention = casts_in_force(ctx.device), attention_at_present()
         theta, state = _by_name(names, tensors[learned:])
         for t in range(steps):
             inputs = leaves(theta), tuple(map(leaves, state))
@@ -89,7 +90,7 @@ class _Recomputed(torch.autograd.Function):
             ctx.kept[t] = (theta, state), None, random  # one graph at a time
             if outputs is None:
                 again = replayed(random, ctx.device), ctx.autocast, in_force(ctx.how)
-                with again[0], again[1], again[2], torch.enable_grad():
+                with again[0], again[1], again[2], ctx.attention(), torch.enable_grad():
                     outputs = ctx.step(t, theta, state)
                 after = ctx.kept[t + 1][0][0].values() if t + 1 < len(ctx.kept) else ctx.end
                 _check_same(outputs[0], after, t)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules import module as _hooks
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from metanotes._ground.randomness import cuda_devices, random_state, replayed
@@ -142,8 +144,10 @@ def recording_for(
         return None
     tensors, form = tree_flatten(tasks)
     kinds = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*own, *tensors)]
-    autocast = torch.is_autocast_enabled(tensors[0].device.type)
-    key = (settings, tuple(kinds), autocast, torch.get_num_threads())
+    kind = tensors[0].device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+    types = autocast, torch.get_default_dtype()
+    key = (settings, tuple(kinds), types, torch.get_num_threads())
     entry = workshop.recordings.get(key, 0)
     if isinstance(entry, int):
         _forget(workshop.recordings, entry)
@@ -164,29 +168,56 @@ def _forget(recordings: dict[Hashable, Any], count: int) -> None:
         del recordings[next(iter(recordings))]
 
 
-PLAIN = frozenset((bool, int, float, str, tuple, torch.Size, type(None)))
+PLAIN = frozenset((bool, int, float, str, torch.Size, type(None)))
+
+
+class _Itself:
+    """A thing that is equal to nothing but itself; held, so that no other can have its place."""
+
+    __slots__ = ("thing",)
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.thing is other.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
 
 
 def settings_of(learner: Learned) -> tuple[Hashable, bool]:
     """The settings of all modules, and whether they are all that the operations depend on.
 
-    Modules of `torch.nn` and of metanotes do what their settings say. A reader's own may look at
-    whatever it likes, from one call to the next.
+    Of each module its class, its hooks, its attributes, and which of the learner's modules and
+    tensors it holds under which names. Modules of `torch.nn` and of metanotes do what these say. A
+    reader's own may look at whatever it likes, from one call to the next.
     """
-    parts: list[Hashable] = []
-    ours_alone = True
+    everywhere = (*_hooks._global_forward_hooks, *_hooks._global_forward_pre_hooks)
+    parts: list[Any] = [everywhere]  # the numbers of the hooks, which no two share
+    ours_alone = not everywhere
+    numbers: dict[int, int] = {}
     for module in learner.modules():
         ours_alone &= type(module).__module__.startswith(("torch.nn.modules.", "metanotes."))
-        ours_alone &= not _hooked(module)
-        parts.append(id(type(module)))
+        parts.append(type(module))
+        hooks = (*module._forward_hooks, *module._forward_pre_hooks)
+        hooks += (*module._backward_hooks, *module._backward_pre_hooks)
+        if hooks:
+            parts.append(hooks)
+            ours_alone = False
+        for held in (module._modules, module._parameters, module._buffers):
+            for name, value in held.items():
+                parts += name, numbers.setdefault(id(value), len(numbers))
         for name, value in vars(module).items():
             if type(value) in PLAIN:
-                parts.append(value)
+                parts += name, value
             elif callable(value):  # a loss, an activation, a `forward` in place of the class's
                 ours_alone &= f"{getattr(value, '__module__', None)}.".startswith("torch.")
-                parts.append(id(value))
+                parts += name, _Itself(value)
+                if isinstance(value, partial):
+                    parts.append(repr(value))
             elif name not in _HELD_ELSEWHERE:
-                parts.append(repr(value))
+                parts += name, repr(value)
     return tuple(parts), ours_alone
 
 
@@ -194,25 +225,21 @@ def settings_of(learner: Learned) -> tuple[Hashable, bool]:
 _HELD_ELSEWHERE = frozenset((*vars(nn.Module()), "workshop"))
 
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or nn.modules.module._global_forward_hooks
-        or nn.modules.module._global_forward_pre_hooks
-    )
-
-
 # ------------------------------------------------------------------------------------- recording
 
 
-def replica(learner: Any, tensors: Sequence[Tensor]) -> Any:
-    """A copy of a learner with `tensors` as its parameters and buffers."""
+def replica(learner: Any, tensors: Sequence[Tensor]) -> tuple[Any, bool]:
+    """A copy of a learner with `tensors` as its parameters and buffers.
+
+    Returns:
+        The copy, and whether other tensors or arrays were copied with it, wherever they are kept: a
+        recording would hold on to the numbers that they have now.
+    """
     own = [*learner.parameters(), *learner.buffers()]
-    memo = {id(t): new for t, new in zip(own, tensors, strict=True)}
-    return copy.deepcopy(learner, memo)
+    memo: dict[int, Any] = {id(t): new for t, new in zip(own, tensors, strict=True)}
+    twin, known = copy.deepcopy(learner, memo), {id(new) for new in tensors}
+    others = [c for c in memo.values() if id(c) not in known]
+    return twin, any(hasattr(c, "__array__") and hasattr(c, "__setitem__") for c in others)
 
 
 def record(
@@ -228,10 +255,12 @@ def record(
         form: how the tensors of the tasks make a `Task`.
 
     Returns:
-        The recording; `NEVER` where the learner cannot be copied, or looks at its tensors' values.
+        The recording; `NEVER` where the learner cannot be copied, looks at its tensors' values, or
+        keeps tensors that are neither parameters nor buffers.
     """
     try:
-        replica(learner, own)
+        if replica(learner, own)[1]:
+            return NEVER
     except Exception:  # a lock, an open file: anything may refuse to be copied
         return NEVER
 
@@ -240,7 +269,7 @@ def record(
             t.detach().requires_grad_(p.requires_grad) for t, p in zip(tensors, own, strict=False)
         ]
         again = tree_unflatten(list(tensors[len(own) :]), form)
-        losses, gradient = losses_and_gradient(replica(learner, inside), again, plan)
+        losses, gradient = losses_and_gradient(replica(learner, inside)[0], again, plan)
         return [losses, *gradient]
 
     inputs = [t.detach() for t in (*own, *tree_flatten(tasks)[0])]

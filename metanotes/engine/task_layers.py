@@ -62,8 +62,10 @@ def pool(x: Tensor, window: tuple[Any, ...]) -> Tensor:
 
 def normalize_groups(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> Tensor:
     """Group normalisation: x `[T, N, C, H, W]`, w and b `[T, C]`."""
-    tasks = len(x)
-    y = F.group_norm(to_channels(x), tasks * groups, w.flatten(), b.flatten(), eps)
+    tasks, together = len(x), to_channels(x)
+    if not together.requires_grad:  # with channels last, torch's backward crashes without it
+        together = together.contiguous()
+    y = F.group_norm(together, tasks * groups, w.flatten(), b.flatten(), eps)
     return to_tasks(y, tasks)
 
 

@@ -55,11 +55,15 @@ class Plain(NamedTuple):
         plain_attention: torch's fast attention can neither be differentiated twice nor batched by
             vmap, and there is some.
         normalizes: torch's normalisations can be differentiated twice only, and there is one.
+        crashes_with_channels_last: torch's group normalization ends the process where the channels
+            of its input are last in memory and nothing but its weights requires a gradient (torch
+            2.13, on a CPU), and there is such an input.
     """
 
     numbers: list[Tensor]
     plain_attention: bool
     normalizes: bool
+    crashes_with_channels_last: bool
 
 
 def plainly(learner: Learned, two: Task) -> Plain:
@@ -68,12 +72,12 @@ def plainly(learner: Learned, two: Task) -> Plain:
     try:
         with working(ONE_BY_ONE), still:
             numbers = learner.probe(two)
-        return Plain(numbers, still.attention, still.normalizes)
+        return Plain(numbers, still.attention, still.normalizes, still.group_norm)
     except (RuntimeError, NotImplementedError) as error:
         try:
             with working(ONE_BY_ONE, plain_attention=True), still:
                 numbers = learner.probe(two)
-            return Plain(numbers, True, still.normalizes)
+            return Plain(numbers, True, still.normalizes, still.group_norm)
         except (RuntimeError, NotImplementedError):
             raise error from None
 
@@ -151,8 +155,8 @@ class Still(TorchFunctionMode):
     def __init__(self, at_once: bool) -> None:
         super().__init__()
         self.at_once = at_once
-        self.attention = False  # whether there was any
-        self.normalizes = False  # likewise
+        # Whether there was any; of group normalisations, with an input that nothing is learned of.
+        self.attention = self.normalizes = self.group_norm = False
 
     def __torch_function__(
         self,
@@ -163,6 +167,8 @@ class Still(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.attention |= func in ATTENTION
+        if func is F.group_norm and torch.is_grad_enabled():
+            self.group_norm |= not (args[0] if args else kwargs["input"]).requires_grad
         if func in FORMULAS:
             self.normalizes |= FORMULAS[func](*args, **kwargs) is not None
         if func in DROPOUT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from threading import Lock
 from typing import Any
 
@@ -77,3 +77,15 @@ def _plain_attention() -> Iterator[None]:
             if _Attention.inside == 0:
                 for setter, enabled in zip(setters, _Attention.before, strict=True):
                     setter(enabled)
+
+
+def attention_at_present() -> Callable[[], AbstractContextManager[None]]:
+    """What puts the present choice of attention in force again, when work is done anew.
+
+    >>> with working(How(), plain_attention=True):
+    ...     again = attention_at_present()
+    >>> with again():
+    ...     torch.backends.cuda.flash_sdp_enabled()
+    False
+    """
+    return _plain_attention if _Attention.inside else nullcontext

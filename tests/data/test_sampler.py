@@ -138,3 +138,10 @@ def test_regression_tasks_of_a_batch_have_as_many_points_and_batches_differ(fami
     assert "shots=(2, 5), queries=(3, 4)" in repr(sampler)
     with pytest.raises(ValueError, match=r"shots was \(2, 5\) and is 2"):
         family(2, (3, 4)).load_state_dict(sampler.state_dict())
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", True])
+@pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_seed_that_is_no_whole_number_is_named(make, seed):
+    with pytest.raises(ValueError, match=f"seed={seed!r} must be a whole number"):
+        make(seed=seed)

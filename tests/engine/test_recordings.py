@@ -290,6 +290,9 @@ def test_a_compiled_meta_step_gives_the_same_gradient():
         with torch.no_grad():
             model[0].weight += 0.1
     assert recordings_of(learner)
+    learner.rule.lr, learner.steps = 0.2, 1  # each is seen, and compiled anew
+    expected = plain_loop(model, tasks, 0.2, 1, mse)
+    assert relative_error(meta_gradient(learner, tasks), expected) < 1e-10
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from metanotes import Batch, Task
 from tests.fuzz.draw import Draw
 from tests.fuzz.losses import describe_loss, focal, log_cosh
 from tests.fuzz.networks import KINKED, SMOOTH
+from tests.fuzz.oddities import padding_word, without
 from tests.fuzz.plain import Plain
 from tests.fuzz.sides import Case, Change, names_of
 
@@ -26,6 +27,8 @@ def draw_change(draw: Draw, case: Case) -> Change:
     if case.refusable:
         return Change("nothing")
     kinds = ["tasks", "weights", "in place"]
+    if padding_word(case.network) is not None:
+        kinds += ["padding"] * 4
     if not case.options.get("record"):  # who records has promised to change nothing else
         kinds += ["mode", "mode", "activation", "activation", "loss"]
     if case.method != "Prototypes" and not case.options.get("record"):
@@ -48,6 +51,17 @@ def _other_tasks(draw: Draw, case: Case) -> Change:
     x, y = (t[rows][:, picks] for t in case.tasks.support)
     tasks = Task(Batch(x, y), Batch(*(t[rows] for t in case.tasks.query)))
     return Change(f"{len(rows)} tasks of {len(picks)}", None, tasks)
+
+
+def _padding(draw: Draw, case: Case) -> Change:
+    """Padding in every task, where there was none."""
+    word = padding_word(case.network)
+    assert word is not None
+    case.tasks = without(word, case.tasks)
+    padded = Task(*(Batch(b.x.clone(), b.y) for b in case.tasks))
+    for batch in padded:
+        batch.x[:, :, -1] = word
+    return Change("padding in every task", None, padded)
 
 
 def _steps(draw: Draw, case: Case) -> Change:
@@ -145,6 +159,7 @@ def _set_loss(side: Any, new: Any) -> None:
 CHANGES: dict[str, Callable[[Draw, Case], Change]] = {
     "mode": _mode,
     "tasks": _other_tasks,
+    "padding": _padding,
     "steps": _steps,
     "lr": _lr,
     "first order": _first_order,

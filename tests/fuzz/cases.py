@@ -16,6 +16,7 @@ from tests.fuzz.modules import BranchingOnSize, Mean, Scalar
 from tests.fuzz.networks import (
     activation,
     image_layers,
+    normalizes_groups,
     sequence_layers,
     shaken,
     signal_layers,
@@ -74,6 +75,8 @@ def _draw_settings(draw: Draw, case: Case) -> None:
     case.rule = Rule(lr=draw.real(0.02, 0.3))
     if case.method == "Reptile":
         case.steps, case.first_order = max(1, case.steps), True
+    if case.method == "HyperRepresentation":
+        case.first_order = False  # it has no such option
     if case.method in ("Reptile", "InnerLoopLearner"):
         case.rule.kind = draw.choice(["SGD", "Momentum", "RMSprop", "Adam"])
         case.rule.momentum, case.rule.nesterov = draw.real(0.0, 0.95), draw.chance(0.5)
@@ -108,7 +111,8 @@ def _draw_network(draw: Draw, case: Case, tasks: int, examples: int, queries: in
             torch.manual_seed(0)
             size, layers, width = _draw_body(draw, kind, mixing)
             try:
-                network, shape = _with_head(draw, size, layers, width, outputs, target, case.notes)
+                how = layers, width, outputs, target, case.notes
+                network, shape = _with_head(draw, size, *how, dense=mixing)
             except (RuntimeError, ValueError):
                 continue
         x = _inputs(draw, kind, size, (tasks, n))
@@ -117,7 +121,8 @@ def _draw_network(draw: Draw, case: Case, tasks: int, examples: int, queries: in
         if case.method == "Prototypes":
             shots = torch.arange(n) % case.ways
             y = torch.stack([shots[draw.order(n)] for _ in range(tasks)])
-        case.tasks = _laid_out(draw, Task(Batch(x, y), Batch(xq, yq)), case.notes)
+        last = not normalizes_groups(network)
+        case.tasks = _laid_out(draw, Task(Batch(x, y), Batch(xq, yq)), case.notes, last)
         case.network = shaken(draw, network)
         case.loss = draw.choice(LOSSES[target])()
         if _runs(case) and _conditioned(case):
@@ -168,6 +173,7 @@ def _with_head(
     outputs: int,
     target: str,
     notes: list[str],
+    dense: bool,
 ) -> tuple[nn.Module, str]:
     """The network, and what its outputs look like."""
     body = nn.Sequential(*layers).double()
@@ -179,7 +185,7 @@ def _with_head(
     head: list[nn.Module] = [nn.Linear(width, outputs, bias=draw.chance(0.8))]
     if target == "real" and draw.chance(0.2):
         head, shape = [nn.Linear(width, 1), Scalar()], "scalar"
-    elif target == "labels" and draw.chance(0.1):
+    elif target == "labels" and draw.chance(0.1) and dense:
         head, shape = [nn.Linear(width, 3 * outputs), nn.Unflatten(1, (outputs, 3))], "dense"
     elif draw.chance(0.15):
         head = [nn.Linear(width, 3), activation(draw), nn.Linear(3, outputs)]
@@ -212,7 +218,7 @@ def _targets(draw: Draw, target: str, outputs: int, shape: str, leading: tuple[i
     return draw.normal(*leading) if shape == "scalar" else draw.normal(*leading, outputs)
 
 
-def _laid_out(draw: Draw, tasks: Task, notes: list[str]) -> Task:
+def _laid_out(draw: Draw, tasks: Task, notes: list[str], last: bool) -> Task:
     """Now and then in another order in memory, or one tensor for all tasks."""
     x = tasks.support.x
     if draw.chance(0.1):
@@ -221,7 +227,7 @@ def _laid_out(draw: Draw, tasks: Task, notes: list[str]) -> Task:
     elif draw.chance(0.05):
         notes.append("x expanded over the tasks")
         x = x[:1].expand_as(x)
-    elif x.ndim == 5 and draw.chance(0.15):
+    elif x.ndim == 5 and draw.chance(0.15) and last:
         notes.append("images channels last")
         x = x.movedim(2, -1).contiguous().movedim(-1, 2)
     return Task(Batch(x, tasks.support.y), tasks.query)
@@ -249,6 +255,8 @@ def _conditioned(case: Case) -> bool:
         gradients = side.gradients(losses.mean())
     except (RuntimeError, NotImplementedError):
         return False  # torch has no second derivative of something
+    if not gradients:
+        return False  # nothing would be learned
     size = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
     return bool(losses.abs().max() < 1e3) and bool(size < 1e4) and bool(size == size)
 

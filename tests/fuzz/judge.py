@@ -121,6 +121,8 @@ def compare(
     """
     if ours.keys() != right.keys():
         raise Wrong(f"{what}: of {sorted(ours)}, not of {sorted(right)}")
+    if not right:
+        return  # nothing is learned
     total = torch.stack([t.double().square().sum() for t in right.values()]).sum().sqrt()
     for name, t in right.items():
         got = ours[name].detach().double()
@@ -229,7 +231,7 @@ def call(case: Case, learner: Learner, tasks: Task, way: str) -> tuple[Tensor, T
         total.backward()
         grads = [t.grad for t in wanted.values()]
         learner.zero_grad()
-    elif total.requires_grad:
+    elif total.requires_grad and wanted:
         grads = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
     found = zip(wanted.items(), grads, strict=True)
     return losses.detach(), {n: torch.zeros_like(t) if g is None else g for (n, t), g in found}

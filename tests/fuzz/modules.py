@@ -265,6 +265,17 @@ class ByName(nn.Module):
         return y * weight.view(-1, *[1] * (y.ndim - 1))
 
 
+class Named(nn.Module):
+    """Gives its outputs by name, as language models do."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.inside(x)}
+
+
 class Pair(nn.Module):
     """Gives two outputs."""
 

@@ -146,6 +146,11 @@ def _resize(draw: Draw) -> list[nn.Module]:
     return [draw.choice(makers)()] if draw.chance(0.35) else []
 
 
+def normalizes_groups(network: nn.Module) -> bool:
+    """Whether torch's backward may end the process, for images with their channels last."""
+    return any(isinstance(m, nn.GroupNorm) for m in network.modules())
+
+
 def usual_block(draw: Draw, channels: int, out: int, mixing: bool) -> list[nn.Module]:
     """Of few-shot learning: convolution, normalization, ReLU, half the size."""
     norm = nn.BatchNorm2d(out, track_running_stats=False) if mixing else nn.GroupNorm(1, out)

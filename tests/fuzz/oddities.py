@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 import metanotes
 from metanotes import Batch, Task
 from tests.fuzz.draw import Draw
-from tests.fuzz.modules import ByName, Pair
+from tests.fuzz.modules import ByName, Named, Pair
+from tests.fuzz.networks import normalizes_groups
 from tests.fuzz.sides import Case, names_of
 
 
 def draw_oddities(draw: Draw, case: Case) -> None:
     """Something of that kind, now and then."""
-    if case.tasks.support.x.ndim == 5 and draw.chance(0.1):
+    if case.tasks.support.x.ndim == 5 and draw.chance(0.1) and not normalizes_groups(case.network):
         case.notes.append("channels last")
     if draw.chance(0.04):
         case.notes.append("hook on a parameter")
@@ -25,11 +28,35 @@ def draw_oddities(draw: Draw, case: Case) -> None:
     learned_loss = isinstance(case.loss, nn.Module) and len(list(case.loss.parameters())) > 0
     if case.method == "Reptile" and (learned_loss or case.adapts is not None):
         case.refusable = "Reptile, which would never learn a part"
-    if not draw.chance(0.1):
+    if draw.chance(0.5):
+        _padding_of_later_tasks(case)
+    if not draw.chance(0.13):
         return
     draw.choice(ODDITIES)(draw, case)
     if case.refusable:
         case.notes.append(case.refusable)
+
+
+def padding_word(network: nn.Module) -> int | None:
+    """The word of no meaning, if there is one."""
+    words = [m.padding_idx for m in network.modules() if isinstance(m, nn.Embedding)]
+    return words[0] if words else None
+
+
+def without(word: int, tasks: Task) -> Task:
+    """Another word in its place."""
+    other = 0 if word > 0 else 1
+    return Task(*(Batch(b.x.masked_fill(b.x == word, other), b.y) for b in tasks))
+
+
+def _padding_of_later_tasks(case: Case) -> None:
+    """Padding in the tasks after the second only, if there are more: a trial of two sees none."""
+    word = padding_word(case.network)
+    if word is not None:
+        case.tasks = without(word, case.tasks)
+        for batch in case.tasks:
+            batch.x[2:, :, 0] = word
+        case.notes.append("padding in later tasks only")
 
 
 def _differentiated(draw: Draw, case: Case) -> None:
@@ -65,6 +92,40 @@ def _two_outputs(draw: Draw, case: Case) -> None:
         case.network = Pair(case.network)
 
 
+def _named_outputs(draw: Draw, case: Case) -> None:
+    if _is_whole(case):
+        case.refusable = "outputs by name"
+        case.network = Named(case.network)
+
+
+def _whole_numbers(draw: Draw, case: Case) -> None:
+    if case.tasks.support.x.is_floating_point():
+        case.refusable = "whole numbers"
+        kind = draw.choice([torch.long, torch.int32, torch.uint8])
+        case.tasks = Task(*(Batch((9 * b.x).abs().to(kind), b.y) for b in case.tasks))
+
+
+def _numpys_array(draw: Draw, case: Case) -> None:
+    case.refusable = "an array in place of a tensor"
+    x: Any = case.tasks.support.x.numpy()
+    case.tasks = Task(Batch(x, case.tasks.support.y), case.tasks.query)
+
+
+def _targets_that_broadcast(draw: Draw, case: Case) -> None:
+    support = case.tasks.support
+    if case.loss is metanotes.mse:
+        case.refusable = "targets of another shape"
+        case.tasks = Task(Batch(support.x, support.y[..., None]), case.tasks.query)
+
+
+def _several_labels(draw: Draw, case: Case) -> None:
+    support = case.tasks.support
+    if case.loss is metanotes.cross_entropy and not support.y.is_floating_point():
+        case.refusable = "several labels of an example"
+        y = torch.stack([support.y, support.y], -1)
+        case.tasks = Task(Batch(support.x, y), case.tasks.query)
+
+
 def _no_reduction(draw: Draw, case: Case) -> None:
     if case.loss is metanotes.mse:
         case.refusable = "reduction none"
@@ -76,7 +137,7 @@ def _label_outside(draw: Draw, case: Case) -> None:
     if case.loss is metanotes.cross_entropy and not support.y.is_floating_point():
         case.refusable = "label outside"
         y = support.y.clone()
-        y[0, 0] = draw.choice([-1, 7])
+        y[0, 0] = draw.choice([-1, 7, -100])
         case.tasks = Task(Batch(support.x, y), case.tasks.query)
 
 
@@ -119,6 +180,12 @@ ODDITIES = (
     _differentiated,
     _dictionary,
     _two_outputs,
+    _named_outputs,
+    _whole_numbers,
+    _whole_numbers,
+    _numpys_array,
+    _targets_that_broadcast,
+    _several_labels,
     _no_reduction,
     _label_outside,
     _another_type,

@@ -199,7 +199,7 @@ class Plain:
     def gradients(self, total: Tensor, also: Theta | None = None, keep: bool = False) -> Theta:
         """The gradient of a number in phi, and in other tensors, by name."""
         wanted = self.phi() | (also or {})
-        if not total.requires_grad:
+        if not total.requires_grad or not wanted:
             return {n: torch.zeros_like(t) for n, t in wanted.items()}
         found = torch.autograd.grad(
             total, list(wanted.values()), allow_unused=True, retain_graph=keep

@@ -5,6 +5,8 @@ import io
 import pickle
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -12,49 +14,41 @@ import torch
 from torch import nn
 
 from metanotes import Batch, Task
-from metanotes.engine import recording
+from metanotes.engine import recordings as engine_recordings
 from tests.fuzz.changes import layers, settings, tensors  # noqa: F401 - each enters its scenarios
 from tests.fuzz.changes.begin import SCENARIOS, Scenario, begin
-from tests.fuzz.judge import Stage, check_unchanged, is_ours, plain_results, state, weights
+from tests.fuzz.judge import (
+    Stage,
+    check_unchanged,
+    evaluation,
+    is_ours,
+    plain_results,
+    score,
+    state,
+    weights,
+)
+from tests.fuzz.sides import Case
+from tests.plainly import recorded_at_once, recordings
 
 BEFORE, AFTER = ["backward", "grad", "weighted"], ["backward", "weighted"]
 
 
-def by_the_package(scenario: Scenario, recorded: bool) -> list[Stage]:
-    case = scenario.case()
+def by_the_package(scenario: Scenario, case: Case, recorded: bool = False) -> list[Stage]:
     learner = case.learner()
     stages = [Stage(case, learner, case.tasks, BEFORE)]
-
-    def calls() -> None:
+    with recorded_now() if recorded else nullcontext():
         stages[0].run()
-        for tasks in scenario.change(learner):
-            stages.append(Stage(case, learner, case.tasks if tasks is None else tasks, AFTER))
-            before = state(learner.model)
-            stages[-1].run()
-            check_unchanged(before, learner.model, f"stage {len(stages)}")
-
-    if recorded:
-        with recording(learner):
-            calls()
-    else:
-        calls()
+    if recorded:  # at its second sight; since then it has been played
+        assert [entry.plays > 1 for entry in recordings(learner)] == [True]
+    for tasks in scenario.change(learner):
+        stages.append(Stage(case, learner, case.tasks if tasks is None else tasks, AFTER))
+        before = state(learner.model)
+        stages[-1].run()
+        check_unchanged(before, learner.model, f"stage {len(stages)}")
     return stages
 
 
-# Who records has promised that nothing but tensors changes.
-WAYS = [(name, False) for name in SCENARIOS]
-WAYS += [(name, True) for name, scenario in SCENARIOS.items() if scenario.tensors]
-
-
-@pytest.mark.parametrize(("name", "recorded"), WAYS)
-def test_a_changed_learner_is_as_the_changed_plain_loop(name, recorded):
-    scenario = SCENARIOS[name]
-    try:
-        stages = by_the_package(scenario, recorded)
-    except Exception as error:
-        if scenario.refusable and is_ours(error):
-            return
-        raise
+def check_all(scenario: Scenario, stages: list[Stage]) -> None:
     case = scenario.case()
     side = case.plain()
     with warnings.catch_warnings():
@@ -66,8 +60,82 @@ def test_a_changed_learner_is_as_the_changed_plain_loop(name, recorded):
         assert number == len(stages) - 1
 
 
-def test_there_are_sixty_scenarios():
-    assert len(SCENARIOS) >= 60
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_changed_learner_is_as_the_changed_plain_loop(name):
+    scenario = SCENARIOS[name]
+    try:
+        stages = by_the_package(scenario, scenario.case())
+    except Exception as error:
+        if scenario.refusable and is_ours(error):
+            return
+        raise
+    check_all(scenario, stages)
+
+
+# ------------------------------------------------------------------------------ after a recording
+
+# Convolutions on a CPU, steps worked out again, and what keeps tensors of its own are never played.
+LOOSE = [
+    "a tensor that is no buffer",
+    "a tensor of a loss that is no module",
+    "an array of a loss that is no module",
+]
+PLAYED = [
+    name
+    for name, scenario in SCENARIOS.items()
+    if scenario.network not in ("images", "readers")
+    and not scenario.case().options.get("checkpoint")
+    and name not in LOOSE
+]
+# Who records has promised not to do these, and no look at the learner shows them.
+UNSEEN = ["a patched class", "a patched function of torch", "a number that the loss looks up"]
+
+
+@contextmanager
+def recorded_now() -> Iterator[None]:
+    """What may be recorded is recorded at its second sight, but not what comes after."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_recordings, "SIGHTS", 1)
+        yield
+
+
+def asked_for(scenario: Scenario) -> Case:
+    case = scenario.case()
+    case.options = {**case.options, "record": True}
+    return case
+
+
+@pytest.mark.parametrize("name", [name for name in PLAYED if name not in UNSEEN])
+def test_a_learner_changed_after_a_recording_is_as_the_changed_plain_loop(name):
+    scenario = SCENARIOS[name]
+    case = asked_for(scenario)
+    stages = by_the_package(scenario, case, recorded=True)
+    check_all(scenario, stages)
+    alike = all(stage.tasks is case.tasks for stage in stages)
+    if scenario.tensors and alike and name != "data in another order in memory":
+        (entry,) = recordings(stages[0].learner)
+        assert entry.plays == len(BEFORE) - 1 + len(AFTER) * (len(stages) - 1)
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_what_keeps_tensors_of_its_own_is_not_recorded(name):
+    scenario = SCENARIOS[name]
+    with recorded_now():
+        stages = by_the_package(scenario, asked_for(scenario))
+    check_all(scenario, stages)
+    assert not recordings(stages[0].learner)
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_no_key_shows_is_an_error_at_the_next_check(name):
+    scenario = SCENARIOS[name]
+    error = pytest.raises(RuntimeError, match="recorded operations give other losses")
+    with recorded_at_once(), error:
+        by_the_package(scenario, asked_for(scenario))
+
+
+def test_there_are_sixty_scenarios_after_a_recording():
+    assert len(PLAYED) - len(UNSEEN) >= 60
 
 
 # ------------------------------------------------------------- between losses and their gradient
@@ -273,6 +341,26 @@ def test_calls_without_gradients_between(mode):
         stage = Stage(case, learner, case.tasks, BEFORE)
         stage.run()
         stage.check(right)
+
+
+@pytest.mark.parametrize("method", ["MAML", "InnerLoopLearner", "Pretrained", "Reptile"])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_an_evaluation_with_fewer_examples_than_a_minibatch(method, steps):
+    case = begin("vectors", method, first_order=method == "Reptile", batch=4)
+    case.evaluation_steps = steps
+    learner, side = case.learner(), case.plain()
+    learner(case.tasks)
+    x, y = (t[:, :3] for t in case.tasks.support)
+    fewer = Task(Batch(x, y), case.tasks.query)
+    if steps and method != "Reptile":  # whose adapt takes the whole set in every step
+        with pytest.raises(ValueError, match="batch=4 asks for more examples than the 3 of a task"):
+            evaluation(case, learner, fewer, transductive=True)
+        return
+    side.batch = None
+    side.train(False)
+    right = [score(outputs, None) for outputs in side.predict(side.adapt(fewer, steps), fewer)]
+    ours = evaluation(case, learner, fewer, transductive=True)
+    torch.testing.assert_close(ours, torch.stack(right), rtol=1e-9, atol=0)
 
 
 def test_steps_given_to_adapt_are_for_that_call():

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from metanotes import MAML, Batch, Task, mse
+from tests.fuzz import __main__ as command
 from tests.fuzz.cases import case
 from tests.fuzz.draw import Draw
-from tests.fuzz.judge import Wrong, check_unchanged, compare, is_ours, judge, state
+from tests.fuzz.judge import Verdict, Wrong, check_unchanged, compare, is_ours, judge, state
 from tests.fuzz.networks import SMOOTH
 from tests.fuzz.plain import Plain, Rule
 from tests.fuzz.sides import Case, Change
@@ -73,6 +74,18 @@ def test_the_cases_are_of_every_kind():
     assert {c.tasks.support.y.shape[0] for c in cases} >= {1, 2, 3}
     assert {c.tasks.support.y.shape[1] for c in cases} >= {1, 2, 3}
     assert {c.steps for c in cases} >= {0, 1, 2, 3, 4}
+    odd = "padding in later tasks only, whole numbers, outputs by name, dict input, label outside"
+    assert [words for words in odd.split(", ") if words not in text] == []
+
+
+def test_a_run_says_how_many_were_right_and_which_were_wrong(monkeypatch, capsys):
+    assert command.main(["--first", "3", "--cases", "2"]) == 0
+    assert capsys.readouterr().out == "2 cases from seed 3: 1 right, 1 refused, 0 wrong\n"
+    monkeypatch.setattr(command, "judge", lambda case: Verdict("wrong", "off", str(case)))
+    assert command.main(["--first", "3", "--cases", "2"]) == 1
+    said = capsys.readouterr().out
+    assert "seed 4: " in said
+    assert "wrong: seeds 3, 4; one again: --first 3 --cases 1" in said
 
 
 def test_small_errors_are_seen():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metanotes.engine import Computing
 from metanotes.inner_loop_learner import InnerLoopLearner
-from metanotes.learner import Loss, cross_entropy
+from metanotes.learner import Learner, Loss, cross_entropy
 from metanotes.task import Task, joined
 from metanotes.theta import Part
 from metanotes.update_rules import SGD, step_size
@@ -56,6 +56,10 @@ class Pretrained(InnerLoopLearner):
         rule = SGD(step_size("inner_lr", inner_lr))
         super().__init__(model, rule, steps, loss=loss, adapts=adapts, batch=batch, **computing)
 
-    def query_losses(self, tasks: Task) -> Tensor:
+    def forward(self, tasks: Task) -> Tensor:
         """l^n(phi), the loss before any learning, on all data of every task: `[T]`."""
+        return Learner.forward(self, tasks)  # minibatches are those of fine-tuning
+
+    def query_losses(self, tasks: Task) -> Tensor:
+        """`forward`, plainly written."""
         return self.losses_at(self.descend([tasks.support], steps=0), joined(*tasks))

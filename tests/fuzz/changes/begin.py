@@ -66,6 +66,21 @@ def readers() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), Scaling(), WithConstant(4), nn.Linear(4, 2))
 
 
+def constant() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), WithConstant(4), nn.Linear(4, 2))
+
+
+def shared() -> nn.Module:
+    """An activation and a weight, each at two of three places."""
+    tanh, sigmoid, first, second, third = nn.Tanh(), nn.Sigmoid(), *(LINEAR() for _ in range(3))
+    third.weight = first.weight
+    layers = [nn.Linear(3, 4), tanh, first, sigmoid, second, tanh, third]
+    return nn.Sequential(*layers, nn.Linear(4, 2))
+
+
+LINEAR = partial(nn.Linear, 4, 4)
+
+
 def layered() -> nn.Module:
     layers = [nn.Linear(3, 4), nn.LayerNorm(4), nn.LeakyReLU(0.2), nn.Dropout(0.0), nn.Linear(4, 4)]
     return nn.Sequential(*layers, nn.GroupNorm(2, 4), nn.Softmax(1), nn.Linear(4, 2))
@@ -89,6 +104,8 @@ def words() -> nn.Module:
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vectors": (vectors, (3,)),
     "readers": (readers, (3,)),
+    "constant": (constant, (3,)),
+    "shared": (shared, (3,)),
     "layered": (layered, (3,)),
     "images": (images, (2, 6, 6)),
     "rows": (rows, (3, 4)),
@@ -127,6 +144,7 @@ class Scenario(NamedTuple):
         tensors: whether nothing but tensors changes, so that recordings must follow.
         part: how far off the results may be, in parts of their size.
         refusable: whether an error of ours is as good as the right value.
+        network: the name of its network.
     """
 
     change: Callable[[Any], Iterator[Task | None]]
@@ -134,6 +152,7 @@ class Scenario(NamedTuple):
     tensors: bool = False
     part: float = 1e-9
     refusable: bool = False
+    network: str = "vectors"
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -154,7 +173,7 @@ def scenario(
         case = partial(begin, network, method, **settings)
         name = change.__name__.replace("_", " ")
         assert name not in SCENARIOS
-        SCENARIOS[name] = Scenario(change, case, tensors, part, refusable)
+        SCENARIOS[name] = Scenario(change, case, tensors, part, refusable, network)
         return change
 
     return enter

@@ -37,6 +37,18 @@ def an_activation_used_twice_then_removed(side):
     yield
 
 
+@scenario("shared")
+def another_activation_used_twice(side):
+    side.model[5] = side.model[3]
+    yield
+
+
+@scenario("shared")
+def another_weight_used_twice(side):
+    side.model[6].weight = side.model[4].weight
+    yield
+
+
 @scenario("layered")
 def dropout_that_takes_all(side):
     side.model[3].p = 1.0

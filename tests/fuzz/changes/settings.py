@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import metanotes
@@ -228,6 +230,48 @@ def a_keyword_of_a_partial_loss(side):
     side.loss = partial(F.cross_entropy, label_smoothing=0.1)
     yield
     side.loss.keywords["label_smoothing"] = 0.5
+    yield
+
+
+class Scaled:
+    """A loss that is no module, and keeps numbers of its own."""
+
+    def __init__(self, scale: Any) -> None:
+        self.scale = scale
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (self.scale[1] * (outputs - y)).square().mean()
+
+
+@scenario("vectors", loss=Scaled(torch.ones(2, dtype=torch.float64)), tensors=True)
+def a_tensor_of_a_loss_that_is_no_module(side):
+    side.loss = copy.deepcopy(side.loss)
+    yield
+    side.loss.scale[1] = 1.00001
+    yield
+
+
+@scenario("vectors", loss=Scaled(np.ones(2)))
+def an_array_of_a_loss_that_is_no_module(side):
+    scale = side.loss.scale
+    scale[1] = 1.00001
+    yield
+    scale[1] = 1.0
+    yield
+
+
+SCALE = torch.ones(2, dtype=torch.float64)
+
+
+def scaled(outputs: Tensor, y: Tensor) -> Tensor:
+    return (SCALE[1] * (outputs - y)).square().mean()
+
+
+@scenario("vectors", loss=scaled, tensors=True)
+def a_tensor_that_the_loss_looks_up(side):
+    SCALE[1] = 3.0
+    yield
+    SCALE[1] = 1.0
     yield
 
 

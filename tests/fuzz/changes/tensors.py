@@ -76,6 +76,12 @@ def another_parameter(side):
 
 
 @scenario("readers", tensors=True)
+def a_tensor_that_is_no_buffer(side):
+    side.model[1].tensor.mul_(1.00001)  # so little that no `repr` shows it
+    yield
+
+
+@scenario("constant", tensors=True)
 def a_buffer(side):
     side.model[2].scale.mul_(0.3)
     yield

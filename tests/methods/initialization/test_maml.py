@@ -1,5 +1,6 @@
 """MAML and joint pre-training against their equations."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -34,9 +35,10 @@ def test_one_step_of_maml_has_the_closed_form_of_linear_regression():
     torch.testing.assert_close(model.weight.grad.T, gradient, rtol=1e-12, atol=1e-14)
 
 
-def test_pretraining_is_the_loss_of_phi_on_all_data():
+@pytest.mark.parametrize("batch", [None, 2])
+def test_pretraining_is_the_loss_of_phi_on_all_data(batch):
     tasks, model = linear_tasks(), linear_model()
-    losses = Pretrained(model, inner_lr=0.1, loss=mse)(tasks)
+    losses = Pretrained(model, inner_lr=0.1, steps=3, loss=mse, batch=batch)(tasks)
     for n in range(3):
         x = torch.cat([tasks.support.x[n], tasks.query.x[n]])
         y = torch.cat([tasks.support.y[n], tasks.query.y[n]])
