@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from metanotes._ground.randomness import cuda_devices
-from metanotes.engine.protocol import Learned, Options
+from metanotes.engine.protocol import Learned
 from metanotes.engine.task_layers import TaskLayers
 from metanotes.engine.trial import (
     alike,
@@ -54,7 +54,8 @@ class Plan(NamedTuple):
             often it is differentiated.
         once: the graph holds normalisations of torch's, so that the gradient of the losses must not
             be differentiated.
-        outside: whether the losses depend on something that is learned and is not the learner's.
+        whole: all is one ordinary graph, since it is to be kept, or the losses depend on something
+            that is learned and not the learner's, or the tasks themselves carry a graph.
 
     >>> from metanotes import MAML
     >>> from metanotes.data import episodes, glyphs
@@ -72,7 +73,7 @@ class Plan(NamedTuple):
     plain_attention: bool = False
     differentiable: bool = False
     once: bool = False
-    outside: bool = False
+    whole: bool = False
 
     @contextmanager
     def at_work(self, **changes: Any) -> Iterator[None]:
@@ -121,7 +122,7 @@ def _key(learner: Learned, tasks: Task) -> Hashable:
         tuple([(type(m), m.training, _kept_from_vmap(m)) for m in modules]),
         tuple([p.requires_grad for m in modules for p in m._parameters.values() if p is not None]),
         tuple([(t.shape[1:], t.dtype, t.device) for t in tensors]),
-        learner.options,
+        (learner.options, any(t.requires_grad for t in tensors)),
         # What a trial compares, where a learner has them: second derivatives, how many examples.
         (getattr(learner, "first_order", None), getattr(learner, "batch", None)),
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
@@ -158,30 +159,31 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             two = uneven(two)
         except IndexError:  # real numbers that the model takes for indices
             plain = plainly(learner, two)
-        on_cpu = device.type == "cpu"
-        group = _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62
         graph = graph_of(learner, one, plain.plain_attention)
+        whole = (
+            learner.options.keep_graph
+            or depends_on_others(learner, graph)
+            or any(t.requires_grad for t in tensors_of(tasks))
+        )
+        on_cpu = device.type == "cpu"
         plan = Plan(
             ONE_BY_ONE,
             output,
             flops,
-            group,
+            _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62,
             plain.plain_attention,
             differentiable=plain.normalizes and learner.options.keep_graph,
             once=right_only_once(graph) and not learner.options.keep_graph,
-            outside=depends_on_others(learner, graph),
+            whole=whole,
         )
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
-        for candidate in _candidates(convolves, group, learner.options):
+        for candidate in _candidates(convolves, plan.group, whole):
             if plain.crashes_with_channels_last:
                 candidate = candidate._replace(channels_last=False)
             tried = plan._replace(how=candidate)
             numbers = numbers_of(learner, two, tried.at_work(), candidate.at_once)
             if numbers and alike(numbers, plain.numbers) and not keeps_batched(learner):
-                plan = tried
-                break
-    if plan.outside:
-        plan = plan._replace(how=plan.how._replace(apart=False), group=1 << 62)
+                return tried
     return plan
 
 
@@ -190,14 +192,14 @@ def _group(learner: Learned, flops: int) -> int:
     return max(1, (GROUP // 2 if learner.options.checkpoint else GROUP) // flops)
 
 
-def _candidates(convolves: bool, group: int, options: Options) -> Sequence[How]:
-    """The ways to try, the fastest first."""
+def _candidates(convolves: bool, group: int, whole: bool) -> Sequence[How]:
+    """The ways to try, the fastest first; `whole` where all has to be one ordinary graph."""
     if not convolves:
         return [How(at_once=True)] if group > 1 else []
     by_one = How(channels_last=True)
     if group == 1:
         return [by_one]
     at_once = How(at_once=True, apart=True, channels_last=True)
-    if options.keep_graph:  # the layers can be differentiated twice only
+    if whole:  # the layers can be differentiated twice only
         return [at_once._replace(apart=False, channels_last=False), by_one]
     return [at_once._replace(layers=TaskLayers), at_once, by_one]

@@ -137,7 +137,7 @@ def recording_for(
     if not asks_for_recordings(learner):
         return None
     # Random numbers that are drawn again cannot be recorded, nor can what is done one by one.
-    if options.checkpoint or not plan.how.at_once or plan.how.apart or plan.outside:
+    if options.checkpoint or not plan.how.at_once or plan.how.apart or plan.whole:
         return None
     settings, ours_alone = settings_of(learner)
     if not (insisted or ours_alone):

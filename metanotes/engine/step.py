@@ -25,7 +25,7 @@ from metanotes.engine.plan import Plan, plan_for
 from metanotes.engine.protocol import Learned
 from metanotes.engine.recomputed import casts_in_force
 from metanotes.engine.recordings import asks_for_recordings, recording_for, settings_of
-from metanotes.task import Task, task_count, tensors_of
+from metanotes.task import Task, task_count
 
 
 def meta_step(learner: Learned, tasks: Task) -> Tensor:
@@ -48,13 +48,8 @@ def meta_step(learner: Learned, tasks: Task) -> Tensor:
     if not torch.is_grad_enabled():
         with plan.at_work():
             return torch.cat([learner.query_losses(group) for group in plan.groups(tasks)])
-    inputs_learn = any(t.requires_grad for t in tensors_of(tasks))
-    if learner.options.keep_graph or inputs_learn:
-        with plan.at_work(apart=False):
-            losses = learner.query_losses(tasks)
-        return _NotTwice.apply(losses) if plan.once else losses
     grouped = task_count(tasks) > plan.group
-    if grouped or asks_for_recordings(learner):
+    if not plan.whole and (grouped or asks_for_recordings(learner)):
         own = [*learner.parameters(), *learner.buffers()]
         phi = [t for t in own if t.requires_grad]
         if not any(t._backward_hooks for t in phi):  # inside they would act, and once more outside
