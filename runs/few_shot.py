@@ -1,9 +1,9 @@
-"""Few-shot classification: every learner of Part I on the same episodes.
+"""Few-shot classification: every learner on the same episodes.
 
 A job trains one learner in one setting with one seed and judges it, transductive and not. What can
 be used with any number of classes and examples (a body without a head of its own) is trained once
-and judged in every setting; Reptile once for each number of classes; the others are trained in each
-setting.
+and judged in every setting; Reptile once for each number of classes, the relation network once for
+each number of shots; the others are trained in each setting.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from metanotes.data import mini_imagenet
 from metanotes.evaluation import evaluate
 from metanotes.learner import Learner
+from metanotes.methods.comparison import map_relation
 from metanotes.nets import conv4
 from runs.few_shot_entry import CLIP, META_LR, VALIDATION_TASKS, Entry, ImageSet
 from runs.few_shot_learners import CONTENDERS
@@ -35,9 +36,13 @@ def mini_imagenet_classes() -> Classes:
 
 IMAGE_SETS = {
     "few_shot_omniglot": ImageSet(
-        title="Omniglot: every learner of Part I on unseen characters",
+        title="Omniglot: every learner on unseen characters",
         load=omniglot_classes,
         net=lambda ways, seed: conv4(ways, seed=seed),
+        related=lambda seed: (
+            conv4(None, seed=seed, halvings=2)[:-1],
+            map_relation(64, size=7, seed=seed),
+        ),
         features=256,
         rotations="classes",
         many=60,
@@ -47,9 +52,13 @@ IMAGE_SETS = {
         "in four rotations, each a class; test characters upright. conv4, 64 channels, stride 2",
     ),
     "few_shot_mini_imagenet": ImageSet(
-        title="mini-ImageNet: every learner of Part I on unseen classes",
+        title="mini-ImageNet: every learner on unseen classes",
         load=mini_imagenet_classes,
         net=lambda ways, seed: conv4(ways, 32, 3, size=42, pool="max", seed=seed),
+        related=lambda seed: (
+            conv4(None, 32, 3, size=42, pool="max", seed=seed, halvings=2)[:-1],
+            map_relation(32, size=10, seed=seed),
+        ),
         features=128,
         rotations=None,
         many=20,
@@ -73,6 +82,9 @@ def about(name: str) -> dict[str, Any]:
             "5 steps, features scaled to one length; Reptile: Adam, 5 or 10 steps",
             "outer": "Adam, rate 0.003 (hyper-representation: 0.008) falling to 0 (cosine), "
             "gradient norm at most 10; Reptile: step 1 falling to 0",
+            "comparing": "prototypical, matching and Siamese networks: trained once on 1-shot "
+            "episodes of many classes; relation network: with 1 shot and with 5; their bodies have "
+            "no head",
             "heads": "start at zero, but Reptile's",
             "hyper-representation": f"trained once on {images.many}-way 1-shot episodes, 3 queries "
             "a class, and judged in every setting; so are the features of fine-tuning and of the "
@@ -148,7 +160,7 @@ def _best_steps(entry: Entry, learner: Learner, choice: Sequence[int]) -> int | 
 
 
 RUNS = [
-    LongRun(name, f"{text}: every learner of Part I", partial(about, name), partial(jobs, name))
+    LongRun(name, f"{text}: every learner", partial(about, name), partial(jobs, name))
     for name, text in (
         ("few_shot_omniglot", "5 and 20 ways, 1 and 5 shots of Omniglot"),
         ("few_shot_mini_imagenet", "5 ways, 1 and 5 shots of mini-ImageNet"),

@@ -5,13 +5,14 @@ z = body(x),    s_k = a function of the scores of the support examples whose lab
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+import copy
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import count
-from metanotes.engine import Computing
+from metanotes.engine import Computing, Workshop
 from metanotes.learner import Learner, Loss, check_targets, cross_entropy
 from metanotes.task import Batch, Inputs, Task
 from metanotes.theta import call, over_tasks
@@ -98,6 +99,15 @@ class Comparing(Learner):
     ) -> None:
         super().__init__(loss, **computing)
         self.body, self.ways = body, count("ways", ways, least=2)
+
+    def with_ways(self, ways: int) -> Self:
+        """The same phi, for tasks of so many classes: what is trained on 20 of them serves 5.
+
+        The parameters are the same ones, not copies.
+        """
+        other = copy.copy(self)
+        other.ways, other.workshop = count("ways", ways, least=2), Workshop()
+        return other
 
     def represent(self, support: Batch) -> Any:
         """What is kept of a support set whose labels have been checked."""

@@ -20,9 +20,10 @@ from metanotes.task import Batch, Inputs
 class PrototypicalNetwork(Comparing):
     """Answers with the class whose mean in feature space is nearest; phi is the body.
 
-    No number of classes or examples is part of phi: a body that was trained on tasks of 20 classes
-    serves tasks of 5. Classes may have different numbers of examples, in one task and from task to
-    task: each mean is over its own. (A `Task` has as many support examples in every task.)
+    No number of classes or examples is part of phi: what was trained on tasks of 20 classes serves
+    tasks of 5, by `with_ways`. The classes of a task may have different numbers of examples, and
+    tasks other numbers than the next: each mean is over its own. (All tasks of a `Task` have the
+    same number of support examples in all, as they lie in one tensor.)
 
     Args:
         body: any module from `[N, ...]` to features `[N, ...]`, such as `conv4(ways=None)`.
@@ -39,12 +40,11 @@ class PrototypicalNetwork(Comparing):
     >>> from metanotes import PrototypicalNetwork
     >>> from metanotes.data import episodes, glyphs
     >>> from metanotes.nets import conv4
-    >>> body = conv4(ways=None)
-    >>> tasks = episodes(glyphs("background"), ways=20, shots=1, queries=5)(2)
-    >>> PrototypicalNetwork(body, ways=20)(tasks).shape
+    >>> learner = PrototypicalNetwork(conv4(ways=None), ways=20)
+    >>> learner(episodes(glyphs("background"), ways=20, shots=1, queries=5)(2)).shape
     torch.Size([2])
     >>> support = episodes(glyphs("evaluation"), ways=5, shots=3, queries=5)(4).support
-    >>> PrototypicalNetwork(body, ways=5).adapt(support).shape            # c: T, ways, F
+    >>> learner.with_ways(5).adapt(support).shape                         # c: T, ways, F
     torch.Size([4, 5, 256])
     """
 
