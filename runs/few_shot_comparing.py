@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -16,93 +17,128 @@ from metanotes.methods.comparison import (
     SiameseNetwork,
     sigmoid_mse,
 )
+from metanotes.methods.comparison.features import Comparing
 from runs.few_shot_entry import Contender, Entry, plain
 from runs.jobs import Session
 
-COMPARING = {kind.__name__: kind for kind in (MatchingNetwork, PrototypicalNetwork, SiameseNetwork)}
+COMPARING: dict[str, Callable[..., Comparing]] = {
+    kind.__name__: kind for kind in (MatchingNetwork, PrototypicalNetwork, SiameseNetwork)
+}
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "sigmoid_mse": sigmoid_mse}
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)  # Adam's outer rates to choose from, each falling to 0
+TRIAL = 10  # a trial of a rate has a tenth of the iterations
 
 
-@dataclass(frozen=True)
-class Compares(Contender):
-    """Trained once, on 1-shot episodes of many classes, and judged in every setting.
+class OfAllWays(Contender):
+    """Its phi has no part for a class: it is trained on tasks of so many ways, a task at a time,
+    and judged on others. Of some outer rates, that which does best on validation classes after a
+    short training is taken for the long one.
 
     Args:
-        learner_class: a name of `COMPARING`.
-        iterations: of one task each.
-        outer_lr: Adam's, falling to 0.
+        iterations: of the long training.
+        rates: to choose from.
         queries: of a class, in training.
     """
 
-    learner_class: str
     iterations: int
-    outer_lr: float = 3e-3
-    queries: int = 3
+    rates: tuple[float, ...]
+    queries: int
+
+    def trainings(self, entry: Entry) -> list[str]:
+        return [*(self.trial(entry, rate) for rate in self.rates), self.trained(entry)]
 
     def trained(self, entry: Entry) -> str:
         return entry.learner
 
+    def trial(self, entry: Entry, rate: float) -> str:
+        """The name of the short training with a rate."""
+        return f"{self.trained(entry)}, rate {rate:g}"
+
     def training(self, entry: Entry) -> dict[str, Any]:
-        return plain(self)
+        return {**plain(self), "trial": TRIAL}
+
+    def shots(self, entry: Entry) -> int:
+        """Of the training episodes."""
+        return 1
+
+    def new(self, entry: Entry) -> Comparing:
+        """The learner before its training, for the ways of its training episodes."""
+        raise NotImplementedError
+
+    def judged_in(self, entry: Entry) -> Entry:
+        """In which setting its training is validated, whichever asks for it first."""
+        return entry.first()
 
     def learner(self, entry: Entry, session: Session) -> Learner:
-        many, body = entry.images.many, nn.Sequential(*list(entry.net())[:-1])
-        learner = COMPARING[self.learner_class](body, many)
-        train_on_episodes(self, entry.first(), session, learner, shots=1)
-        return learner.with_ways(entry.ways)
+        first = self.judged_in(entry)
+
+        def after(what: str, iterations: int, rate: float) -> Comparing:
+            learner = self.new(entry)
+            tasks = entry.episodes(learner.ways, self.shots(entry), self.queries)
+            adam = torch.optim.Adam(learner.parameters(), lr=rate)
+            judged = learner.with_ways(first.ways)
+            first.train(session, what, learner, tasks, iterations, 1, judged, adam)
+            return learner
+
+        def tried(rate: float) -> float:
+            learner = after(self.trial(entry, rate), self.iterations // TRIAL, rate)
+            return first.validate(learner.with_ways(first.ways))
+
+        best = max(self.rates, key=tried)
+        return after(self.trained(entry), self.iterations, best).with_ways(entry.ways)
 
 
 @dataclass(frozen=True)
-class Relates(Contender):
+class Compares(OfAllWays):
+    """Trained once, on 1-shot episodes of the image set's many classes.
+
+    Args:
+        learner_class: a name of `COMPARING`.
+        iterations, rates, queries: see `OfAllWays`.
+        arguments: of the class, beside the body and the ways.
+    """
+
+    learner_class: str
+    iterations: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = RATES
+    queries: int = 3
+
+    def new(self, entry: Entry) -> Comparing:
+        body = nn.Sequential(*list(entry.net())[:-1])
+        return COMPARING[self.learner_class](body, entry.images.many, **self.arguments)
+
+
+@dataclass(frozen=True)
+class Relates(OfAllWays):
     """The relation network. It adds up the maps of a class, and has to know the sums of how many it
     is given: it is trained once for each number of shots.
 
     Args:
-        iterations: of one task each.
+        iterations, rates, queries: see `OfAllWays`.
         ways: of the training episodes.
         loss: a name of `LOSSES`.
-        outer_lr: Adam's, falling to 0.
-        queries: of a class, in training.
     """
 
     iterations: int
     ways: int = 10
-    loss: Literal["cross_entropy", "sigmoid_mse"] = "cross_entropy"
-    outer_lr: float = 3e-3
+    loss: Literal["cross_entropy", "sigmoid_mse"] = "sigmoid_mse"
+    rates: tuple[float, ...] = RATES
     queries: int = 5
 
     def trained(self, entry: Entry) -> str:
         return f"{entry.learner} {entry.shots}-shot"
 
     def training(self, entry: Entry) -> dict[str, Any]:
-        return {**plain(self), "shots": entry.shots, "parts": str(entry.images.related(0))}
+        parts = str(entry.images.related(0))
+        return {**super().training(entry), "shots": entry.shots, "parts": parts}
 
-    def learner(self, entry: Entry, session: Session) -> Learner:
+    def shots(self, entry: Entry) -> int:
+        return entry.shots
+
+    def new(self, entry: Entry) -> Comparing:
         parts = entry.images.related(entry.seed)
-        learner = RelationNetwork(*parts, ways=self.ways, loss=LOSSES[self.loss])
-        train_on_episodes(self, entry.first(shots=entry.shots), session, learner, entry.shots)
-        return learner.with_ways(entry.ways)
+        return RelationNetwork(*parts, ways=self.ways, loss=LOSSES[self.loss])
 
-
-def train_on_episodes(
-    contender: Compares | Relates, entry: Entry, session: Session, learner: Any, shots: int
-) -> None:
-    """Train on episodes of the learner's own ways, a task at a time.
-
-    Args:
-        contender: has the settings.
-        entry: in the setting in which the training is validated.
-        session: of the job.
-        learner: what is trained.
-        shots: of the training episodes.
-    """
-    entry.train(
-        session,
-        contender.trained(entry),
-        learner,
-        entry.episodes(learner.ways, shots, contender.queries),
-        contender.iterations,
-        1,
-        learner.with_ways(entry.ways),
-        torch.optim.Adam(learner.parameters(), lr=contender.outer_lr),
-    )
+    def judged_in(self, entry: Entry) -> Entry:
+        return entry.first(shots=entry.shots)

@@ -173,6 +173,11 @@ class Contender:
         """The name of its training; None if it has none. Contenders may share one."""
         return None
 
+    def trainings(self, entry: Entry) -> list[str]:
+        """The names of all its trainings, those too that choose a setting for the last."""
+        what = self.trained(entry)
+        return [] if what is None else [what]
+
     def training(self, entry: Entry) -> dict[str, Any]:
         """All that its training depends on beside the images and the seed, as plain values."""
         return {}

@@ -219,8 +219,8 @@ CONTENDERS: dict[str, Contender] = {
     "Reptile": ManySteps(),
     "MAML without convolutions": Episodic("MAML", ONE_STEP, 5000, batch=16, net="dense4"),
     "prototypical network": Compares("PrototypicalNetwork", 20000),
-    "matching network": Compares("MatchingNetwork", 20000),
-    "relation network": Relates(20000),
-    "Siamese network": Compares("SiameseNetwork", 20000),
+    "matching network": Compares("MatchingNetwork", 20000, {"learn_temperature": True}),
+    "relation network": Relates(25000),
+    "Siamese network": Compares("SiameseNetwork", 15000),
     "joint pre-training": Episodic("Pretrained", ONE_STEP, 500),
 }

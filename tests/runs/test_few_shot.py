@@ -120,7 +120,9 @@ def test_a_body_without_a_head_is_trained_once_for_all_settings(
     line = [NAME, "--learners", "hyper|features|fine-tuning|proto|relation", "--seeds", "0"]
     main(line, folder)
     whole = _record(folder)
-    assert sorted(run["what"] for run in whole["runs"]) == [
+    trainings = sorted(run["what"] for run in whole["runs"])
+    assert sum(", rate" in what for what in trainings) == 12  # four to choose from, three times
+    assert [what for what in trainings if ", rate" not in what] == [
         "classifier",
         "hyper-representation",
         "prototypical network",

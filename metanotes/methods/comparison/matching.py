@@ -8,7 +8,8 @@ features in sight of the whole support set.
 
 The paper has no temperature tau. But a cosine is between -1 and 1, so that at tau = 1 no example
 of N gets more than e / (e + (N - 1)/e) of the attention. For N = 20 that is 28 %: whatever the
-features, the cross entropy of 20-way 1-shot tasks stays above 1.27.
+features, the cross entropy of 20-way 1-shot tasks stays above 1.27. After a ReLU, where no feature
+is below zero and so no cosine, it is 12.5 % and 2.08.
 """
 
 from __future__ import annotations

@@ -123,11 +123,17 @@ def test_a_bare_cosine_gives_no_class_of_twenty_more_than_28_percent(temperature
     exact = 1 / (1 + 19 * math.exp(-2 / temperature))
     assert float(outputs.softmax(2).max()) == pytest.approx(exact, rel=1e-12)
     assert float(learner(tasks)) == pytest.approx(-math.log(exact), rel=1e-9)
+    orthogonal = Batch(torch.eye(20, dtype=torch.float64)[None], tasks.support.y)
+    best = learner.predict(learner.adapt(orthogonal), orthogonal.x[:, :1])
+    after_relu = 1 / (1 + 19 * math.exp(-1 / temperature))  # 12.5 % of a bare cosine
+    assert float(best.softmax(2).max()) == pytest.approx(after_relu, rel=1e-12)
     for seed in range(20):  # and no other features do better
         g = torch.Generator().manual_seed(seed)
         x = torch.randn(1, 21, 8, generator=g, dtype=torch.float64)
         adapted = learner.adapt(Batch(x[:, :20], tasks.support.y))
         assert learner.predict(adapted, x[:, 20:]).softmax(2).max() <= exact + 1e-12
+        adapted = learner.adapt(Batch(x[:, :20].relu(), tasks.support.y))
+        assert learner.predict(adapted, x[:, 20:].relu()).softmax(2).max() <= after_relu + 1e-12
 
 
 def test_a_learned_temperature_starts_where_it_is_told_and_is_a_part_of_phi():
