@@ -82,11 +82,11 @@ def about(name: str) -> dict[str, Any]:
             "5 steps, features scaled to one length; Reptile: Adam, 5 or 10 steps",
             "outer": "Adam, rate 0.003 (hyper-representation: 0.008) falling to 0 (cosine), "
             "gradient norm at most 10; Reptile: step 1 falling to 0",
-            "comparing": "prototypical, matching (its temperature learned) and Siamese networks: "
-            f"trained once on {images.many}-way 1-shot episodes, 3 queries a class; relation "
-            "network: on 10-way episodes, 5 queries a class, once with 1 shot and once with 5. "
-            "Of Adam's rates 0.001, 0.003, 0.01 and 0.03, that which did best on validation "
-            "classes after a tenth of the iterations",
+            "comparing": "trained on 1-shot episodes and judged in every setting: prototypical and "
+            f"matching network (its temperature learned), {images.many} ways, 3 queries a class; "
+            "Siamese network, 20 ways, 5 queries. Relation network: 10 ways, 5 queries, trained "
+            "once with 1 shot and once with 5. Of Adam's rates 0.001, 0.003, 0.01 and 0.03, that "
+            "which did best on validation classes after a tenth of the iterations",
             "heads": "start at zero, but Reptile's",
             "hyper-representation": f"trained once on {images.many}-way 1-shot episodes, 3 queries "
             "a class, and judged in every setting; so are the features of fine-tuning and of the "

@@ -90,12 +90,13 @@ class OfAllWays(Contender):
 
 @dataclass(frozen=True)
 class Compares(OfAllWays):
-    """Trained once, on 1-shot episodes of the image set's many classes.
+    """Trained once, on 1-shot episodes.
 
     Args:
         learner_class: a name of `COMPARING`.
         iterations, rates, queries: see `OfAllWays`.
         arguments: of the class, beside the body and the ways.
+        ways: of the training episodes; default: the image set's many.
     """
 
     learner_class: str
@@ -103,10 +104,11 @@ class Compares(OfAllWays):
     arguments: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...] = RATES
     queries: int = 3
+    ways: int | None = None
 
     def new(self, entry: Entry) -> Comparing:
-        body = nn.Sequential(*list(entry.net())[:-1])
-        return COMPARING[self.learner_class](body, entry.images.many, **self.arguments)
+        body, ways = nn.Sequential(*list(entry.net())[:-1]), self.ways or entry.images.many
+        return COMPARING[self.learner_class](body, ways, **self.arguments)
 
 
 @dataclass(frozen=True)

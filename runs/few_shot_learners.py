@@ -221,6 +221,7 @@ CONTENDERS: dict[str, Contender] = {
     "prototypical network": Compares("PrototypicalNetwork", 20000),
     "matching network": Compares("MatchingNetwork", 20000, {"learn_temperature": True}),
     "relation network": Relates(25000),
-    "Siamese network": Compares("SiameseNetwork", 15000),
+    # Its pairs are as many as the square of the examples: fewer ways, and more tasks.
+    "Siamese network": Compares("SiameseNetwork", 40000, ways=20, queries=5),
     "joint pre-training": Episodic("Pretrained", ONE_STEP, 500),
 }
