@@ -54,13 +54,13 @@ class Examples(NamedTuple):
 class SiameseNetwork(Comparing):
     """Learns whether two examples are of one class, and answers with that of the most similar.
 
+    alpha starts at -1/F, so that r is minus the mean distance of the features, and b at zero.
+
     Args:
         body: any module from `[N, ...]` to features `[N, ...]`.
         ways: classes of a task, at least 2.
         features: F, how many the body gives; default: read off its last layer.
         keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
-
-    alpha starts at -1/F, so that r is minus the mean distance of the features, and b at zero.
 
     Raises:
         ValueError: a body that does not tell its features, fewer than 2 ways; in use, labels
