@@ -13,7 +13,14 @@ from metanotes.history import History
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.methods.bilevel import HyperRepresentation, InnerProblemError, hypergradient
-from metanotes.methods.comparison import Classifier, NearestNeighbor
+from metanotes.methods.comparison import (
+    Classifier,
+    MatchingNetwork,
+    NearestNeighbor,
+    PrototypicalNetwork,
+    RelationNetwork,
+    SiameseNetwork,
+)
 from metanotes.methods.domains import DSN, DomainAdaptation
 from metanotes.methods.initialization import (
     ANIL,
@@ -59,16 +66,20 @@ __all__ = [
     "LearnedRates",
     "Learner",
     "LearningToOptimize",
+    "MatchingNetwork",
     "MetaLearnerLSTM",
     "MetaSGD",
     "Momentum",
     "NearestNeighbor",
     "NonFiniteLossError",
     "Pretrained",
+    "PrototypicalNetwork",
     "RMSprop",
     "RecurrentLearner",
+    "RelationNetwork",
     "Reptile",
     "Score",
+    "SiameseNetwork",
     "StepSizeController",
     "Task",
     "UpdateRule",

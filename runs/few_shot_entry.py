@@ -1,9 +1,9 @@
-"""What a learner of the few-shot runs is given: images, its network, its tasks, its training."""
+"""What a learner of the few-shot runs is, and is given: images, network, tasks, training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ class ImageSet:
         title: of the record.
         load: training, validation and test classes.
         net: `net(ways, seed)`, an `nn.Sequential` that ends in a linear head.
+        related: `related(seed)`, a body of feature maps and what compares them, for the relation
+            network.
         features: how many the head takes.
         rotations: what the training classes are turned to.
         many: the ways of episodes for a body that serves any number of them.
@@ -40,6 +42,7 @@ class ImageSet:
     title: str
     load: Callable[[], Classes]
     net: Callable[[int, int], nn.Sequential]
+    related: Callable[[int], tuple[nn.Module, nn.Module]]
     features: int
     rotations: Literal["classes"] | None
     many: int
@@ -76,12 +79,16 @@ class Entry:
         """Support examples of a class."""
         return self.images.settings[self.setting][1]
 
-    def first(self, ways: int | None = None) -> Entry:
-        """The same in the first setting, or the first with so many ways.
+    def first(self, ways: int | None = None, shots: int | None = None) -> Entry:
+        """The same in the first setting, or the first with so many ways or shots.
 
         A training that serves several settings is validated there, whichever it is asked for.
         """
-        names = (n for n, (w, _) in self.images.settings.items() if ways in (None, w))
+        names = (
+            name
+            for name, (w, s) in self.images.settings.items()
+            if ways in (None, w) and shots in (None, s)
+        )
         return replace(self, setting=next(names))
 
     def net(self, ways: int | None = None) -> nn.Sequential:
@@ -155,6 +162,34 @@ class Entry:
             )
 
         session.train(what, iterations, train_until, tasks=batch)
+
+
+class Contender:
+    """A learner as it takes part: a frozen dataclass of its settings."""
+
+    test_steps: tuple[int, ...] = ()  # numbers of inner steps to choose from in testing
+
+    def trained(self, entry: Entry) -> str | None:
+        """The name of its training; None if it has none. Contenders may share one."""
+        return None
+
+    def trainings(self, entry: Entry) -> list[str]:
+        """The names of all its trainings, those too that choose a setting for the last."""
+        what = self.trained(entry)
+        return [] if what is None else [what]
+
+    def training(self, entry: Entry) -> dict[str, Any]:
+        """All that its training depends on beside the images and the seed, as plain values."""
+        return {}
+
+    def learner(self, entry: Entry, session: Session) -> Learner:
+        """The learner, trained."""
+        raise NotImplementedError
+
+
+def plain(contender: Any) -> dict[str, Any]:
+    """The fields that a training depends on."""
+    return {name: value for name, value in asdict(contender).items() if name != "test_steps"}
 
 
 def zero_headed(model: nn.Sequential) -> nn.Sequential:

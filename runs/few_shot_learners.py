@@ -7,7 +7,7 @@ record are taken of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,29 +20,12 @@ from metanotes.methods.comparison import Classifier, NearestNeighbor
 from metanotes.methods.initialization import ANIL, MAML, MetaSGD, Pretrained, Reptile
 from metanotes.nets import dense4
 from metanotes.update_rules import Adam
-from runs.few_shot_entry import Entry, zero_headed
+from runs.few_shot_comparing import Compares, Relates
+from runs.few_shot_entry import Contender, Entry, plain, zero_headed
 from runs.jobs import Session
 
 TEST_STEPS = (1, 3, 5, 10, 20)  # of these, the number that does best on validation classes
 CLASSES = {kind.__name__: kind for kind in (ANIL, MAML, MetaSGD, Pretrained)}
-
-
-class Contender:
-    """A learner as it takes part: a frozen dataclass of its settings."""
-
-    test_steps: tuple[int, ...] = ()  # numbers of inner steps to choose from in testing
-
-    def trained(self, entry: Entry) -> str | None:
-        """The name of its training; None if it has none. Contenders may share one."""
-        return None
-
-    def training(self, entry: Entry) -> dict[str, Any]:
-        """All that its training depends on beside the images and the seed, as plain values."""
-        return {}
-
-    def learner(self, entry: Entry, session: Session) -> Learner:
-        """The learner, trained."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -217,11 +200,6 @@ class InPixels(Contender):
         return NearestNeighbor(nn.Flatten(), entry.ways)
 
 
-def plain(contender: Any) -> dict[str, Any]:
-    """The fields that a training depends on."""
-    return {name: value for name, value in asdict(contender).items() if name != "test_steps"}
-
-
 def scaled(model: nn.Sequential) -> nn.Sequential:
     """Features of one length below the head, so that one inner rate suits them all the time."""
     *body, head = model
@@ -240,5 +218,10 @@ CONTENDERS: dict[str, Contender] = {
     "Meta-SGD": Episodic("MetaSGD", ONE_STEP, 3000),
     "Reptile": ManySteps(),
     "MAML without convolutions": Episodic("MAML", ONE_STEP, 5000, batch=16, net="dense4"),
+    "prototypical network": Compares("PrototypicalNetwork", 20000),
+    "matching network": Compares("MatchingNetwork", 20000, {"learn_temperature": True}),
+    "relation network": Relates(25000),
+    # Its pairs are as many as the square of the examples: fewer ways, and more tasks.
+    "Siamese network": Compares("SiameseNetwork", 40000, ways=20, queries=5),
     "joint pre-training": Episodic("Pretrained", ONE_STEP, 500),
 }

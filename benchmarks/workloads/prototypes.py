@@ -1,8 +1,8 @@
-"""A learner that does not descend: prototypes (Snell, Swersky and Zemel 2017), in 15 lines.
+"""A learner that does not descend: prototypes (Snell, Swersky and Zemel 2017).
 
     c_k = mean of body(x) over the examples of class k,    logit_k(x) = -|body(x) - c_k|^2
 
-What the package gives to any such learner, beside a plain loop over the tasks; and the memory of
+What the engine gives to any such learner, beside a plain loop over the tasks; and the memory of
 its evaluation beside that of MAML's, with the same network on the same tasks.
 """
 
@@ -13,36 +13,14 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from benchmarks.measure import OURS, REFERENCE, Step, Workload
 from benchmarks.meta_step import MetaStep, images, meta_step
 from benchmarks.peers import maml
 from benchmarks.workloads.evaluation import TASKS, WAYS, drawn, evaluated, looped, outputs, title
-from metanotes import Batch, Learner
+from metanotes import PrototypicalNetwork
 from metanotes.nets import conv4
-
-try:
-    from metanotes import over_tasks
-except ImportError:  # an older version, beside which `--against` measures
-    from torch.func import vmap as over_tasks  # type: ignore[assignment]
-
-
-class Prototypes(Learner):
-    """phi is a body; a class is the mean of its examples' features."""
-
-    def __init__(self, body: nn.Module, ways: int = WAYS) -> None:
-        super().__init__()
-        self.body, self.ways = body, ways
-
-    def adapt(self, support: Batch, steps: int | None = None) -> Tensor:
-        z = over_tasks(self.body)(support.x)  # [T, N, F]
-        member = one_hot(support.y, self.ways).to(z.dtype)  # [T, N, ways]
-        return member.mT @ z / member.sum(1)[..., None]  # [T, ways, F]
-
-    def predict(self, adapted: Tensor, x: Tensor) -> Tensor:
-        z = over_tasks(self.body)(x)
-        return -(z[:, :, None] - adapted[:, None]).square().sum(-1)  # [T, M, ways]
 
 
 def body_of(work: MetaStep) -> nn.Module:
@@ -74,7 +52,7 @@ def plain_loop(work: MetaStep) -> Step:
 
 def metanotes(work: MetaStep) -> Step:
     """Ours."""
-    learner = Prototypes(body_of(work))
+    learner = PrototypicalNetwork(body_of(work), WAYS)
     return work.step(lambda: learner(work.tasks).mean().backward())
 
 
@@ -109,7 +87,7 @@ def evaluation(tasks: int = TASKS, transductive: bool = True) -> Workload:
         return looped(predict, work, tasks)
 
     def ours(work: MetaStep) -> Step:
-        return evaluated(Prototypes(body_of(work)), work, tasks, transductive)
+        return evaluated(PrototypicalNetwork(body_of(work), WAYS), work, tasks, transductive)
 
     def beside(work: MetaStep) -> Step:
         step = evaluated(maml(work), work, tasks, transductive)

@@ -19,6 +19,7 @@ def conv4(
     pool: str = "stride",
     seed: int = 0,
     *,
+    halvings: int = 4,
     running_statistics: bool = False,
 ) -> nn.Sequential:
     """The four-block convolutional network of few-shot learning (Vinyals et al. 2016).
@@ -29,15 +30,18 @@ def conv4(
 
     The last module is the head, those before it are the body: `model[:-1]`, or `ways=None`. The
     features are channels * ceil(size / 16)^2 with strides and channels * floor(size / 16)^2 with
-    max-pooling: 256 with the default settings; see `metanotes.nets.feature_count`.
+    max-pooling: 256 with the default settings; see `metanotes.nets.feature_count`. Without its last
+    module the body gives maps, channels x height x width.
 
     Args:
         ways: N, the classes of a task; None leaves the head out.
         channels: width; 64 for Omniglot, 32 for mini-ImageNet.
         in_channels: 1 for grey images, 3 for colour.
-        size: height and width of the images, in pixels; at least 16 for "max".
+        size: height and width of the images, in pixels; at least 16 for "max" (2^halvings).
         pool: how a block halves: "stride" (MAML on Omniglot) or "max" (mini-ImageNet).
         seed: of the initial weights (PyTorch's default initialisation).
+        halvings: how many of the four blocks halve the image, the first ones; relation networks
+            compare larger maps, of 2.
         running_statistics: keep means of the batches' statistics in training, and use them in
             `eval()`: for an ordinary classifier, or for features that are frozen afterwards.
             Learners that descend refuse such a network unless it is in `eval()`.
@@ -46,31 +50,39 @@ def conv4(
         From images `[N, in_channels, size, size]` to `[N, ways]`, or to features `[N, F]`.
 
     Raises:
-        ValueError: a count below 1, an unknown `pool`, a size that cannot be halved four times.
+        ValueError: a count below 1, an unknown `pool`, halvings that are not 0 to 4, a size that
+            cannot be halved so often.
 
     >>> import torch
     >>> conv4(ways=5)(torch.zeros(25, 1, 28, 28)).shape
     torch.Size([25, 5])
     >>> conv4(ways=None)(torch.zeros(25, 1, 28, 28)).shape
     torch.Size([25, 256])
+    >>> conv4(ways=None, halvings=2)[:-1](torch.zeros(25, 1, 28, 28)).shape
+    torch.Size([25, 64, 7, 7])
     """
     counts(channels=channels, in_channels=in_channels, size=size)
     if ways is not None:
         counts(ways=ways)
     if pool not in ("stride", "max"):
         raise ValueError(f'pool={pool!r} must be "stride" or "max"')
-    stride, last = (2, -(-size // 16)) if pool == "stride" else (1, size // 16)
+    if count("halvings", halvings, least=0) > 4:
+        raise ValueError(f"halvings={halvings} asks for more than the four blocks")
+    parts = 2**halvings
+    last = -(-size // parts) if pool == "stride" else size // parts
     if last < 1:
-        raise ValueError(f"size={size} is too small for four halvings: at least 16")
+        raise ValueError(f"size={size} is too small for {halvings} halvings: at least {parts}")
     layers: list[nn.Module] = []
     with seeded(seed):
-        for n_in in (in_channels, channels, channels, channels):
+        for block, n_in in enumerate((in_channels, channels, channels, channels)):
+            halves = block < halvings
+            stride = 2 if halves and pool == "stride" else 1
             layers += [
                 nn.Conv2d(n_in, channels, 3, stride=stride, padding=1),
                 nn.BatchNorm2d(channels, track_running_stats=running_statistics),
                 nn.ReLU(),
             ]
-            if pool == "max":
+            if halves and pool == "max":
                 layers.append(nn.MaxPool2d(2))
         layers.append(Features(channels * last * last))
         if ways is not None:

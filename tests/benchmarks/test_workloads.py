@@ -3,15 +3,12 @@
 import pkgutil
 
 import pytest
-import torch
 
 from benchmarks import workloads
 from benchmarks.machine import Machine
 from benchmarks.measure import Curve, Effort, Workload, compare
 from benchmarks.workloads import offered
 from benchmarks.workloads.hypergradient_cost import MODES, cost
-from benchmarks.workloads.prototypes import Prototypes
-from metanotes import Batch
 
 ONCE = Effort(runs=1, seconds=0, warm=0)
 QUICK = dict(offered("quick"))
@@ -58,12 +55,3 @@ def test_every_mode_of_the_hypergradient_is_measured():
     rows = compare(work, Machine("cpu", threads=1), ONCE)
     assert [row.contender for row in rows] == list(MODES)
     assert all(row.seconds and not row.note for row in rows)
-
-
-def test_prototypes_are_the_means_of_the_classes():
-    x = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 4.0]]])
-    learner = Prototypes(torch.nn.Identity(), ways=2)
-    centres = learner.adapt(Batch(x, torch.tensor([[1, 1, 0]])))
-    assert centres.tolist() == [[[0, 4], [1, 0]]]
-    logits = learner.predict(centres, torch.tensor([[[1.0, 4.0]]]))
-    assert logits.tolist() == [[[-1, -16]]]

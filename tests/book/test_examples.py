@@ -107,6 +107,6 @@ def test_a_board_is_written_to(questions: dict[str, Any]) -> None:
 def test_the_learner_of_fifteen_lines_learns() -> None:
     names = run("CONTRIBUTING.md")
     questions = run("README.md")
-    learner = names["PrototypicalNetwork"](conv4(ways=None, channels=8), ways=5)
+    learner = names["RidgeNetwork"](conv4(ways=None, channels=8), ways=5)
     history = meta_train(learner, questions["train"], iterations=20, tasks=4, progress=False)
     assert sum(history.losses[-5:]) < sum(history.losses[:5])

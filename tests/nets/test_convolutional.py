@@ -30,6 +30,16 @@ def test_the_features_are_as_many_as_the_formula_says(size, pool):
     assert feature_count(body) == 3 * side**2 == body(torch.zeros(2, 1, size, size)).shape[1]
 
 
+@pytest.mark.parametrize("pool", ["stride", "max"])
+@pytest.mark.parametrize("halvings", range(5))
+def test_the_first_blocks_halve_the_image(pool, halvings):
+    body, side = conv4(None, channels=3, size=21, pool=pool, halvings=halvings), 21
+    for _ in range(halvings):
+        side = -(-side // 2) if pool == "stride" else side // 2
+    assert body[:-1](torch.zeros(2, 1, 21, 21)).shape == (2, 3, side, side)
+    assert feature_count(body) == 3 * side**2
+
+
 def test_conv4_without_ways_is_the_body_of_the_same_weights():
     body, model, x = conv4(None, channels=4), conv4(5, channels=4), torch.randn(6, 1, 28, 28)
     assert len(body) == len(model) - 1
@@ -71,6 +81,9 @@ def test_encoder_and_decoder_fit_each_other():
     [
         (lambda: conv4(5, pool="mean"), "pool='mean' must be"),
         (lambda: conv4(5, size=12, pool="max"), "size=12 is too small"),
+        (lambda: conv4(5, halvings=5), "halvings=5 asks for more than the four blocks"),
+        (lambda: conv4(5, halvings=-1), "halvings=-1 must be"),
+        (lambda: conv4(5, size=3, pool="max", halvings=2), "for 2 halvings: at least 4"),
         (lambda: conv4(0), "ways=0 must be"),
         (lambda: conv4(None, channels=0), "channels=0 must be"),
         (lambda: conv_encoder(size=30), "size=30 must be a multiple of 4"),

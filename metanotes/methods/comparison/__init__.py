@@ -1,6 +1,32 @@
 """phi is how to compare."""
 
 from metanotes.methods.comparison.classifier import Classifier
+from metanotes.methods.comparison.full_context import FullContext
+from metanotes.methods.comparison.matching import MatchingNetwork, Voters
 from metanotes.methods.comparison.nearest_neighbor import NearestNeighbor, Neighbors
+from metanotes.methods.comparison.prototypical import PrototypicalNetwork
+from metanotes.methods.comparison.relation import RelationNetwork, sigmoid_mse
+from metanotes.methods.comparison.relation_module import (
+    RelationModule,
+    feature_relation,
+    map_relation,
+)
+from metanotes.methods.comparison.siamese import Examples, SiameseNetwork, pair_loss
 
-__all__ = ["Classifier", "NearestNeighbor", "Neighbors"]
+__all__ = [
+    "Classifier",
+    "Examples",
+    "FullContext",
+    "MatchingNetwork",
+    "NearestNeighbor",
+    "Neighbors",
+    "PrototypicalNetwork",
+    "RelationModule",
+    "RelationNetwork",
+    "SiameseNetwork",
+    "Voters",
+    "feature_relation",
+    "map_relation",
+    "pair_loss",
+    "sigmoid_mse",
+]

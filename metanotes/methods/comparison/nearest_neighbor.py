@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metanotes.learner import Learner, check_targets, cross_entropy
+from metanotes.methods.comparison.features import by_class, features_of
 from metanotes.task import Batch, Inputs
-from metanotes.theta import call, over_tasks
 
 
 class Neighbors(NamedTuple):
@@ -54,8 +54,7 @@ class NearestNeighbor(Learner):
 
     def features(self, x: Inputs) -> Tensor:
         """`[T, N, ...]` to features of length 1, `[T, N, F]`."""
-        z = over_tasks(lambda x: call(self.body, {}, x))(x)
-        return F.normalize(z.flatten(2), dim=2)
+        return F.normalize(features_of(self.body, x).flatten(2), dim=2)
 
     def adapt(self, support: Batch, steps: int | None = None) -> Neighbors:
         """The support set as it is, in features."""
@@ -65,5 +64,4 @@ class NearestNeighbor(Learner):
     def predict(self, adapted: Neighbors, x: Inputs) -> Tensor:
         """The greatest cosine to an example of each class, `[T, M, ways]`."""
         cosines = self.features(x) @ adapted.z.mT  # [T, M, N]
-        is_class = adapted.y[:, None, :] == torch.arange(self.ways, device=cosines.device)[:, None]
-        return cosines[:, :, None, :].masked_fill(~is_class[:, None], -torch.inf).amax(3)
+        return by_class(cosines, adapted.y, self.ways).amax(3)
