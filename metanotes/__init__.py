@@ -23,7 +23,7 @@ from metanotes.methods.initialization import (
     Pretrained,
     Reptile,
 )
-from metanotes.methods.memory import RecurrentLearner
+from metanotes.methods.memory import MANN, MemoryModule, RecurrentLearner, SequenceLearner
 from metanotes.methods.optimizers import (
     GatedRule,
     LearnedOptimizer,
@@ -43,6 +43,7 @@ __all__ = [
     "ANIL",
     "DSN",
     "MAML",
+    "MANN",
     "SGD",
     "Adam",
     "Batch",
@@ -59,6 +60,7 @@ __all__ = [
     "LearnedRates",
     "Learner",
     "LearningToOptimize",
+    "MemoryModule",
     "MetaLearnerLSTM",
     "MetaSGD",
     "Momentum",
@@ -69,6 +71,7 @@ __all__ = [
     "RecurrentLearner",
     "Reptile",
     "Score",
+    "SequenceLearner",
     "StepSizeController",
     "Task",
     "UpdateRule",
