@@ -118,10 +118,8 @@ class MemoryNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         T, (H, W) = len(inputs), (self.heads, self.width)
-        M, w_r, w_u = (
-            inputs.new_zeros(T, *shape)
-            for shape in ((self.slots, W), (H, self.slots), (self.slots,))
-        )
+        M = inputs.new_zeros(T, self.slots, W)
+        w_r, w_u = inputs.new_zeros(T, H, self.slots), inputs.new_zeros(T, self.slots)
         c, found = inputs.new_zeros(T, self.hidden), inputs.new_zeros(T, self.hidden + H * W)
         outputs = []
         for x_t in self.input(inputs).unbind(1):  # all steps in one product

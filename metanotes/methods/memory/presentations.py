@@ -38,7 +38,8 @@ def presentation_accuracy(answers: Tensor, sequences: Sequences) -> Tensor:
         `[T, P]` in float64, P the largest presentation; NaN where a sequence has no such one.
 
     >>> y = torch.tensor([[0, 1, 0, 1, 0]])
-    >>> drawn = Sequences(torch.zeros(1, 5, 1), y, torch.zeros(1, 5, 2), torch.tensor([[1, 1, 2, 2, 3]]))
+    >>> presentation = torch.tensor([[1, 1, 2, 2, 3]])
+    >>> drawn = Sequences(torch.zeros(1, 5, 1), y, torch.zeros(1, 5, 2), presentation)
     >>> presentation_accuracy(torch.tensor([[1, 1, 0, 1, 0]]), drawn)
     tensor([[0.5000, 1.0000, 1.0000]], dtype=torch.float64)
     """

@@ -87,7 +87,7 @@ class Counting(nn.Module):
         ValueError: a count below 1.
 
     >>> y = torch.tensor([[2, 0, 0, 1]])
-    >>> previous = F.one_hot(torch.tensor([[0, 2, 0, 0]]), 3).float() * (torch.arange(4) > 0)[:, None]
+    >>> previous = torch.tensor([[[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0]]])
     >>> drawn = Sequences(torch.zeros(1, 4, 1), y, previous, torch.tensor([[1, 1, 2, 1]]))
     >>> Counting(ways=3).answers(drawn)
     tensor([[0, 0, 1, 1]])
