@@ -138,7 +138,8 @@ def about() -> dict[str, Any]:
                 for name, arguments in LEARNERS.items()
             ),
             "iterations": f"{ITERATIONS}, {BATCH} sequences each",
-            "optimizer": f"Adam, gradients clipped at norm {CLIP:g}; the rate falls to 0 (cosine)",
+            "optimizer": f"Adam, gradients clipped at norm {CLIP:g}; the rate falls to 0 "
+            "over the last quarter",
             "rate": f"of {', '.join(f'{rate:g}' for rate in RATES)}, the one that is best on "
             f"{VALIDATION} validation sequences after {SEARCH} iterations, for each learner and "
             "seed",
@@ -206,7 +207,9 @@ def _work(name: str, session: Session) -> None:
     def train(what: str, rate: float, iterations: int, legs: int | None) -> Any:
         learner = make(name, seed)
         adam = torch.optim.Adam(learner.parameters(), lr=rate)
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, iterations)
+        falling = torch.optim.lr_scheduler.LambdaLR(
+            adam, lambda i: min(1, 4 * (1 - i / iterations))
+        )
         drawn = sequences(data.train, WAYS, LENGTH, seed=seed)
 
         def train_until(until: int, checkpoint: Path) -> History:
