@@ -26,7 +26,7 @@ from metanotes.methods.memory import (
     by_presentation,
     presentation_accuracy,
 )
-from metanotes.nets import conv4, feature_count, lstm, transformer
+from metanotes.nets import conv4, feature_count, lstm, sinusoids, transformer
 from metanotes.task import Batch, Task
 from metanotes.training import History, meta_train
 from runs.jobs import Job, LongRun, Session, checkpoints
@@ -114,6 +114,8 @@ def make(name: str, seed: int) -> SequenceLearner | MemoryModule:
     if name == "LSTM":
         return SequenceLearner(lstm(size + WAYS, WAYS, **arguments, seed=seed), WAYS)
     net = transformer(size + WAYS, WAYS, **arguments, seed=seed, causal=True, positions=LENGTH)
+    with torch.no_grad():  # from random ones it only counts after 28 800 sequences
+        dict(net.named_parameters())["1.positions"].copy_(sinusoids(LENGTH, arguments["width"]))
     return SequenceLearner(net, WAYS)
 
 
@@ -136,7 +138,8 @@ def about() -> dict[str, Any]:
                 f"{name}: {', '.join(f'{key} {value}' for key, value in arguments.items())}, "
                 f"{sizes[name]} parameters"
                 for name, arguments in LEARNERS.items()
-            ),
+            )
+            + "; the transformer's positions are learned, from sinusoids on",
             "iterations": f"{ITERATIONS}, {BATCH} sequences each",
             "optimizer": f"Adam, gradients clipped at norm {CLIP:g}; the rate falls to 0 "
             "over the last quarter",
