@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +38,9 @@ NAME = "sequences_omniglot"
 WAYS, LENGTH = 5, 50
 BODY = {"iterations": 800, "ways": 20, "queries": 5, "lr": 3e-3}
 ITERATIONS, BATCH = 10_000, 16
-SEARCH = 2500  # iterations of each rate that is tried
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+SEARCH = 2000  # iterations of each rate and scale that is tried
+RATES, SCALES = (5e-4, 1e-3, 2e-3, 4e-3), (0.25, 1.0)
+GRID = tuple(product(RATES, SCALES))
 CLIP = 10.0
 PRESENTATIONS = (1, 2, 3, 5, 10)
 VALIDATION, TEST = 400, 1000  # sequences
@@ -77,6 +79,10 @@ class Features(NamedTuple):
     train: Batch
     validation: Batch
     test: Batch
+
+    def times(self, scale: float) -> Features:
+        """Each feature with this deviation."""
+        return Features(*(Batch(scale * x, y) for x, y in self))
 
 
 @cache
@@ -143,7 +149,8 @@ def about() -> dict[str, Any]:
             "iterations": f"{ITERATIONS}, {BATCH} sequences each",
             "optimizer": f"Adam, gradients clipped at norm {CLIP:g}; the rate falls to 0 "
             "over the last quarter",
-            "rate": f"of {', '.join(f'{rate:g}' for rate in RATES)}, the one that is best on "
+            "chosen": f"rate of {', '.join(f'{rate:g}' for rate in RATES)} and deviation of the "
+            f"features of {', '.join(f'{scale:g}' for scale in SCALES)}: those that are best on "
             f"{VALIDATION} validation sequences after {SEARCH} iterations, for each learner and "
             "seed",
         },
@@ -171,7 +178,7 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
         **data,
         "body": BODY,
         "iterations": [ITERATIONS, BATCH, SEARCH],
-        "rates": RATES,
+        "grid": GRID,
         "clip": CLIP,
     }
     judging = {**data, "sequences to judge": [VALIDATION, TEST], "presentations": PRESENTATIONS}
@@ -184,7 +191,7 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
             work=partial(_work, name),
             training={**training, "learner": [name, arguments]},
             judging={**judging, **(streams if name == "memory module" else {})},
-            trained=["features", name, *(_trial(name, rate) for rate in RATES)],
+            trained=["features", name, *(_trial(name, *settings) for settings in GRID)],
         )
         for name, arguments in LEARNERS.items()
         for seed in seeds
@@ -192,8 +199,8 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
     return [*made, Job("counting", None, "counting, ", _count, judging=judging)]
 
 
-def _trial(name: str, rate: float) -> str:
-    return f"{name}, rate {rate:g}, {SEARCH} iterations"
+def _trial(name: str, rate: float, scale: float) -> str:
+    return f"{name}, rate {rate:g}, scale {scale:g}, {SEARCH} iterations"
 
 
 def _score_of(learner: Any, data: Batch, number: int, seed: int) -> list[Score]:
@@ -201,19 +208,19 @@ def _score_of(learner: Any, data: Batch, number: int, seed: int) -> list[Score]:
 
 
 def _work(name: str, session: Session) -> None:
-    seed, data = session.seed, features(session.seed)
+    seed = session.seed
 
-    def validate(learner: Any) -> float:
-        scores = _score_of(learner, data.validation, VALIDATION, 2_000_000)[1:]
-        return sum(score.mean for score in scores) / len(scores)
+    def validate(learner: Any, scale: float) -> float:
+        scores = _score_of(learner, features(seed).times(scale).validation, VALIDATION, 2_000_000)
+        return sum(score.mean for score in scores[1:]) / len(scores[1:])
 
-    def train(what: str, rate: float, iterations: int, legs: int | None) -> Any:
+    def train(what: str, rate: float, scale: float, iterations: int, legs: int | None) -> Any:
         learner = make(name, seed)
         adam = torch.optim.Adam(learner.parameters(), lr=rate)
         falling = torch.optim.lr_scheduler.LambdaLR(
-            adam, lambda i: min(1, 4 * (1 - i / iterations))
+            adam, lambda done: min(1, 4 * (1 - done / iterations))
         )
-        drawn = sequences(data.train, WAYS, LENGTH, seed=seed)
+        drawn = sequences(features(seed).times(scale).train, WAYS, LENGTH, seed=seed)
 
         def train_until(until: int, checkpoint: Path) -> History:
             return meta_train(
@@ -227,17 +234,21 @@ def _work(name: str, session: Session) -> None:
                 checkpoint=checkpoint,
             )
 
-        judge: Callable[[], float] | None = (lambda: validate(learner)) if legs else None
+        judge: Callable[[], float] | None = (lambda: validate(learner, scale)) if legs else None
         session.train(what, iterations, train_until, tasks=BATCH, judge=judge, legs=legs)
         return learner
 
-    trials = {rate: validate(train(_trial(name, rate), rate, SEARCH, None)) for rate in RATES}
-    rate = max(trials, key=lambda rate: trials[rate])
-    learner = train(name, rate, ITERATIONS, 20)
-    tried = ", ".join(f"{rate:g}: {100 * value:.1f} %" for rate, value in trials.items())
-    _score(session, name, learner, data.test, note=f"rate {rate:g} ({tried})")
+    trials = {
+        (rate, scale): validate(train(_trial(name, rate, scale), rate, scale, SEARCH, None), scale)
+        for rate, scale in GRID
+    }
+    rate, scale = max(GRID, key=lambda settings: trials[settings])
+    learner = train(name, rate, scale, ITERATIONS, 20)
+    tried = ", ".join(f"{r:g} / {s:g}: {100 * value:.1f} %" for (r, s), value in trials.items())
+    test = features(seed).times(scale).test
+    _score(session, name, learner, test, note=f"rate / scale {rate:g} / {scale:g} ({tried})")
     if isinstance(learner, MemoryModule):
-        _stream(session, name, learner, data.test)
+        _stream(session, name, learner, test)
 
 
 def _score(session: Session, name: str, learner: Any, test: Batch, **more: Any) -> None:

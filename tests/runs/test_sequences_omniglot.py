@@ -37,7 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         "LENGTH": 15,
         "ITERATIONS": 4,
         "SEARCH": 2,
-        "RATES": (1e-3, 1e-2),
+        "GRID": ((1e-3, 0.5), (1e-2, 2.0)),
         "PRESENTATIONS": (1, 3),
         "VALIDATION": 3,
         "TEST": 4,
@@ -78,13 +78,13 @@ def test_each_learner_is_searched_trained_and_judged_by_presentation(small: Path
     for name in LEARNERS:
         assert trainings[name]["iterations"] == 4
         assert trainings[name]["curve"]["iteration"] == [1, 2, 3, 4]
-        for rate in ("0.001", "0.01"):
-            assert trainings[f"{name}, rate {rate}, 2 iterations"]["iterations"] == 2
+        for settings in ("rate 0.001, scale 0.5", "rate 0.01, scale 2"):
+            assert trainings[f"{name}, {settings}, 2 iterations"]["iterations"] == 2
     assert len(made["curves"]) == 4 + 2 + 1
     assert all(len(curve["value"]) >= 3 for curve in made["curves"])
 
 
-def test_the_rate_is_that_of_the_best_validation(
+def test_the_rate_and_scale_are_those_of_the_best_validation(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged: list[int] = []
@@ -104,7 +104,7 @@ def test_the_rate_is_that_of_the_best_validation(
     monkeypatch.setattr(sequences_omniglot, "_score_of", fake)
     main(["sequences_omniglot", "--seeds", "0", "--learners", "LSTM"], small)
     notes = {row["note"] for row in content(small)["rows"]}
-    assert notes == {"rate 0.01 (0.001: 20.0 %, 0.01: 50.0 %)"}
+    assert notes == {"rate / scale 0.01 / 2 (0.001 / 0.5: 20.0 %, 0.01 / 2: 50.0 %)"}
     assert judged.count(1_000_000) == 1
     assert judged[-1] == 1_000_000  # the test comes last, once
 
