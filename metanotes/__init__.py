@@ -30,7 +30,7 @@ from metanotes.methods.initialization import (
     Pretrained,
     Reptile,
 )
-from metanotes.methods.memory import RecurrentLearner
+from metanotes.methods.memory import MANN, MemoryModule, RecurrentLearner, SequenceLearner
 from metanotes.methods.optimizers import (
     GatedRule,
     LearnedOptimizer,
@@ -50,6 +50,7 @@ __all__ = [
     "ANIL",
     "DSN",
     "MAML",
+    "MANN",
     "SGD",
     "Adam",
     "Batch",
@@ -67,6 +68,7 @@ __all__ = [
     "Learner",
     "LearningToOptimize",
     "MatchingNetwork",
+    "MemoryModule",
     "MetaLearnerLSTM",
     "MetaSGD",
     "Momentum",
@@ -79,6 +81,7 @@ __all__ = [
     "RelationNetwork",
     "Reptile",
     "Score",
+    "SequenceLearner",
     "SiameseNetwork",
     "StepSizeController",
     "Task",

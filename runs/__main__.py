@@ -18,7 +18,15 @@ import torch
 
 from metanotes._ground.checks import count, positive
 from metanotes.training import CheckpointError
-from runs import few_shot, learned_optimizer, learned_optimizer_quadratics, mnist_m, omniglot, sine
+from runs import (
+    few_shot,
+    learned_optimizer,
+    learned_optimizer_quadratics,
+    mnist_m,
+    omniglot,
+    sequences_omniglot,
+    sine,
+)
 from runs.carry_out import carry_out, chosen
 from runs.record import RESULTS
 
@@ -31,6 +39,7 @@ RUNS = {
         learned_optimizer.RUN,
         learned_optimizer_quadratics.RUN,
         mnist_m.RUN,
+        sequences_omniglot.RUN,
     )
 }
 

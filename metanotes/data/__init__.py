@@ -1,6 +1,7 @@
 """Task families: where the tasks come from."""
 
 from metanotes.data.batches import batches
+from metanotes.data.embedded import embedded
 from metanotes.data.episodes import episodes
 from metanotes.data.files import DamagedDataError, cache_folder, data_folder
 from metanotes.data.functions import FunctionSampler, QuadraticSampler, networks, quadratics
@@ -42,6 +43,7 @@ __all__ = [
     "data_folder",
     "digits",
     "domain_pairs",
+    "embedded",
     "episodes",
     "glyphs",
     "gtsrb",

@@ -9,6 +9,8 @@ from metanotes.nets.attention import Attention
 from metanotes.nets.convolutional import conv4, conv_decoder, conv_encoder
 from metanotes.nets.features import feature_count
 from metanotes.nets.fully_connected import dense4, mlp
+from metanotes.nets.positions import sinusoids
+from metanotes.nets.recurrent import lstm
 from metanotes.nets.residual import ResidualBlock, resnet
 from metanotes.nets.token_transformer import TokenBody, token_transformer
 from metanotes.nets.transformer import Mean, TransformerBody, transformer
@@ -25,8 +27,10 @@ __all__ = [
     "conv_encoder",
     "dense4",
     "feature_count",
+    "lstm",
     "mlp",
     "resnet",
+    "sinusoids",
     "token_transformer",
     "transformer",
     "vit",
