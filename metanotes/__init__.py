@@ -23,7 +23,14 @@ from metanotes.methods.initialization import (
     Pretrained,
     Reptile,
 )
-from metanotes.methods.memory import RecurrentLearner
+from metanotes.methods.memory import (
+    GaussianProcess,
+    HyperNetwork,
+    InContextLearner,
+    NeuralProcess,
+    NeuralStatistician,
+    RecurrentLearner,
+)
 from metanotes.methods.optimizers import (
     GatedRule,
     LearnedOptimizer,
@@ -50,8 +57,11 @@ __all__ = [
     "Classifier",
     "DomainAdaptation",
     "GatedRule",
+    "GaussianProcess",
     "History",
+    "HyperNetwork",
     "HyperRepresentation",
+    "InContextLearner",
     "InnerLoopLearner",
     "InnerProblemError",
     "LSTMRule",
@@ -63,6 +73,8 @@ __all__ = [
     "MetaSGD",
     "Momentum",
     "NearestNeighbor",
+    "NeuralProcess",
+    "NeuralStatistician",
     "NonFiniteLossError",
     "Pretrained",
     "RMSprop",
