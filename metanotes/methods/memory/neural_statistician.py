@@ -99,7 +99,7 @@ class NeuralStatistician(Learner):
         return over_tasks(lambda x: call(self.body, {}, x))(x)
 
     def members(self, y: Tensor) -> Tensor:
-        """Which example belongs to which class: labels `[T, N]` to ones and zeros `[T, N, ways]`."""
+        """Which example is of which class, in ones and zeros: labels `[T, N]` to `[T, N, ways]`."""
         check_targets(cross_entropy, torch.Size([self.ways]), y)
         return F.one_hot(y, self.ways)
 
