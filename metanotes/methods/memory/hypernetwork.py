@@ -80,7 +80,7 @@ class HyperNetwork(Learner):
         self.g = mlp(hidden, hidden, numbers, seed=seed + 1)
         with torch.no_grad():
             for p in self.g[-1].parameters():
-                p *= SMALL
+                p.mul_(SMALL)
 
     def adapt(self, support: Batch, steps: int | None = None) -> Theta:
         """The parameters of the model by name, `[T, ...]`."""
