@@ -64,7 +64,7 @@ class PointSetSampler(Sampler[Task]):
         k, q = (draw_count(count, self.generator) for count in (self.shots, self.queries))
         family = torch.randint(len(FAMILIES), (tasks,), generator=self.generator, device="cpu")
         center = 2 * self._uniform(tasks, 2) - 1
-        spread = (0.5 + 1.5 * self._uniform(tasks, 2)).sqrt()
+        spread = 0.3 + 1.2 * self._uniform(tasks, 2)
         shape = (tasks, k + q, 2)
         normal = torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu")
         unit = self._uniform(*shape)
@@ -103,8 +103,8 @@ def point_sets(
     """Sets of points in the plane, each from one distribution of four families.
 
     The families are the normal, the uniform and the Laplace distribution, along each axis by
-    itself, and a ring. The mean is drawn from U[-1, 1]^2, the variance along each axis from
-    U[0.5, 2], so that neither tells the family.
+    itself, and a ring. The mean is drawn from U[-1, 1]^2, the standard deviation along each axis
+    from U[0.3, 1.5], so that neither tells the family.
 
     Args:
         shots: points in the support part of a set, at least 1, or a range `(low, high)` of such
