@@ -30,7 +30,17 @@ from metanotes.methods.initialization import (
     Pretrained,
     Reptile,
 )
-from metanotes.methods.memory import MANN, MemoryModule, RecurrentLearner, SequenceLearner
+from metanotes.methods.memory import (
+    MANN,
+    GaussianProcess,
+    HyperNetwork,
+    InContextLearner,
+    MemoryModule,
+    NeuralProcess,
+    NeuralStatistician,
+    RecurrentLearner,
+    SequenceLearner,
+)
 from metanotes.methods.optimizers import (
     GatedRule,
     LearnedOptimizer,
@@ -58,8 +68,11 @@ __all__ = [
     "Classifier",
     "DomainAdaptation",
     "GatedRule",
+    "GaussianProcess",
     "History",
+    "HyperNetwork",
     "HyperRepresentation",
+    "InContextLearner",
     "InnerLoopLearner",
     "InnerProblemError",
     "LSTMRule",
@@ -73,6 +86,8 @@ __all__ = [
     "MetaSGD",
     "Momentum",
     "NearestNeighbor",
+    "NeuralProcess",
+    "NeuralStatistician",
     "NonFiniteLossError",
     "Pretrained",
     "PrototypicalNetwork",

@@ -20,7 +20,9 @@ from metanotes.data.images import (
     svhn,
 )
 from metanotes.data.labelled import Labelled
+from metanotes.data.linear_functions import linear_functions
 from metanotes.data.pairs import domain_pairs
+from metanotes.data.point_sets import point_sets
 from metanotes.data.sampler import Sampler
 from metanotes.data.sequences import sequences
 from metanotes.data.sinusoid import sinusoid
@@ -47,12 +49,14 @@ __all__ = [
     "episodes",
     "glyphs",
     "gtsrb",
+    "linear_functions",
     "mini_imagenet",
     "mnist_m",
     "monomials",
     "networks",
     "omniglot",
     "photographs",
+    "point_sets",
     "printed_digits",
     "quadratics",
     "sequences",
