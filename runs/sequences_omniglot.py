@@ -121,7 +121,8 @@ def make(name: str, seed: int) -> SequenceLearner | MemoryModule:
         return SequenceLearner(lstm(size + WAYS, WAYS, **arguments, seed=seed), WAYS)
     net = transformer(size + WAYS, WAYS, **arguments, seed=seed, causal=True, positions=LENGTH)
     with torch.no_grad():  # from random ones it only counts after 28 800 sequences
-        dict(net.named_parameters())["1.positions"].copy_(sinusoids(LENGTH, arguments["width"]))
+        positions = 0.2 * sinusoids(LENGTH, arguments["width"])
+        dict(net.named_parameters())["1.positions"].copy_(positions)
     return SequenceLearner(net, WAYS)
 
 
