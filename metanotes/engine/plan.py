@@ -21,16 +21,12 @@ from metanotes._ground.randomness import cuda_devices
 from metanotes.engine.protocol import Learned
 from metanotes.engine.task_layers import TaskLayers
 from metanotes.engine.trial import (
-    alike,
+    Trial,
     depends_on_others,
     graph_of,
-    keeps_batched,
     left_as_it_was,
-    numbers_of,
-    plainly,
     right_only_once,
     two_of,
-    uneven,
 )
 from metanotes.engine.working import working
 from metanotes.task import Task, select, task_count, tensors_of
@@ -154,11 +150,8 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             output = learner.first_look(one)
         learner.check(tasks, output)
         flops = counter.get_total_flops()
-        try:
-            plain = plainly(learner, uneven(two))
-            two = uneven(two)
-        except IndexError:  # real numbers that the model takes for indices
-            plain = plainly(learner, two)
+        trial = Trial(learner, two)
+        plain = trial.plain
         graph = graph_of(learner, one, plain.plain_attention)
         whole = (
             learner.options.keep_graph
@@ -181,8 +174,7 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             if plain.crashes_with_channels_last:
                 candidate = candidate._replace(channels_last=False)
             tried = plan._replace(how=candidate)
-            numbers = numbers_of(learner, two, tried.at_work(), candidate.at_once)
-            if numbers and alike(numbers, plain.numbers) and not keeps_batched(learner):
+            if trial.agrees(tried.at_work, candidate.at_once):
                 return tried
     return plan
 

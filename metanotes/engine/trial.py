@@ -6,7 +6,7 @@ Whatever a trial does to the learner is undone (`left_as_it_was`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
@@ -24,27 +24,25 @@ from metanotes.theta import ONE_BY_ONE
 
 
 def two_of(tasks: Task) -> Task:
-    """Two tasks to try things on."""
-    return map_tensors(_two, tasks)
+    """Two tasks to try things on: the first two, or the first one twice, as they lie in memory."""
+
+    def two(t: Tensor) -> Tensor:
+        first = t.detach()[:2]
+        return first.clone() if len(first) == 2 else torch.cat([first, first])
+
+    return map_tensors(two, tasks)
 
 
-def uneven(tasks: Task) -> Task:
-    """With a little noise on real inputs: in flat regions, where a ReLU stands between on and off,
-    rounding alone would decide what is compared."""
-    return Task(*(batch._replace(x=map_tensors(_uneven, batch.x)) for batch in tasks))
+def uneven(tasks: Task, seed: int) -> Task:
+    """With a little noise on real inputs, so that nothing hangs on equal numbers."""
 
+    def noisy(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+        return x.clone().add_(0.1 * (x.abs().mean() + 1e-3) * noise)
 
-def _two(t: Tensor) -> Tensor:
-    """The first two tasks, or the first one twice, as they lie in memory."""
-    first = t.detach()[:2]
-    return first.clone() if len(first) == 2 else torch.cat([first, first])
-
-
-def _uneven(x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        return x
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-    return x.clone().add_(0.1 * (x.abs().mean() + 1e-3) * noise)
+    return Task(*(batch._replace(x=map_tensors(noisy, batch.x)) for batch in tasks))
 
 
 class Plain(NamedTuple):
@@ -80,6 +78,45 @@ def plainly(learner: Learned, two: Task) -> Plain:
             return Plain(numbers, True, still.normalizes, still.group_norm)
         except (RuntimeError, NotImplementedError):
             raise error from None
+
+
+class Trial:
+    """Two tasks, and what is right for them; with one noise, or, where it is asked for, another.
+
+    Rounding alone decides on which side of a kink a number falls that is close to it, the largest
+    of a max-pooling's, say, and a way that is right may differ from what is right in one draw in
+    ten. A way that is wrong does so in each.
+    """
+
+    DRAWS = 3
+
+    def __init__(self, learner: Learned, tasks: Task) -> None:
+        self.learner = learner
+        try:
+            noisy = uneven(tasks, 0)
+            self.draws = [(noisy, plainly(learner, noisy))]
+            self.tasks: Task | None = tasks
+        except IndexError:  # real numbers that the model takes for indices
+            self.draws, self.tasks = [(tasks, plainly(learner, tasks))], None
+
+    @property
+    def plain(self) -> Plain:
+        """What is right, of the first draw."""
+        return self.draws[0][1]
+
+    def agrees(self, at_work: Callable[[], AbstractContextManager[None]], at_once: bool) -> bool:
+        """Whether the numbers at work in some way are right."""
+        for seed in range(self.DRAWS if self.tasks else 1):
+            if seed == len(self.draws) and self.tasks:
+                noisy = uneven(self.tasks, seed)
+                self.draws.append((noisy, plainly(self.learner, noisy)))
+            two, plain = self.draws[seed]
+            numbers = numbers_of(self.learner, two, at_work(), at_once)
+            if numbers is None or keeps_batched(self.learner):
+                return False
+            if alike(numbers, plain.numbers):
+                return True
+        return False
 
 
 def numbers_of(
@@ -134,6 +171,8 @@ DROPOUT = frozenset(
     (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 )
 
+KINKS = frozenset((F.relu, torch.relu, Tensor.relu, F.leaky_relu, F.relu6))
+
 ATTENTION = frozenset(
     (
         F.scaled_dot_product_attention,
@@ -145,7 +184,8 @@ ATTENTION = frozenset(
 
 
 class Still(TorchFunctionMode):
-    """No dropout, so that what is worked out twice can be compared; and no known fault.
+    """No dropout, and smooth functions for those with a kink, so that what is worked out twice can
+    be compared; and no known fault.
 
     Args:
         at_once: refuse what vmap is known to get wrong for some tokens, which those of two tasks
@@ -173,6 +213,8 @@ class Still(TorchFunctionMode):
             self.normalizes |= FORMULAS[func](*args, **kwargs) is not None
         if func in DROPOUT:
             return args[0] if args else kwargs["input"]
+        if func in KINKS:
+            return F.silu(args[0] if args else kwargs["input"])
         if self.at_once and func is F.embedding:
             settings = (*args[2:4], kwargs.get("padding_idx"), kwargs.get("max_norm"))
             if any(setting is not None for setting in settings):
