@@ -241,7 +241,19 @@ def check_tasks(tasks: Task) -> None:
     """
     _check_form(tasks)
     named = _named(tasks)
+    _check_shapes(named)
+    real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
+    with torch.no_grad():
+        if not real or _finite_sum(list(real.values())):
+            return  # nearly always
+        for name, tensor in real.items():  # or a sum of large numbers
+            if not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"{name} has NaN or infinite values; clean or rescale the data first"
+                )
 
+
+def _check_shapes(named: dict[str, Tensor]) -> None:
     def got() -> str:
         return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())
 
@@ -262,15 +274,6 @@ def check_tasks(tasks: Task) -> None:
     if len({tensor.device for tensor in named.values()}) > 1:
         where = ", ".join(f"{name} on {tensor.device}" for name, tensor in named.items())
         raise ValueError(f"the tensors of a Task lie on several devices: {where}; see task_to")
-    real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
-    with torch.no_grad():
-        if not real or _finite_sum(list(real.values())):
-            return  # nearly always
-        for name, tensor in real.items():  # or a sum of large numbers
-            if not torch.isfinite(tensor).all():
-                raise ValueError(
-                    f"{name} has NaN or infinite values; clean or rescale the data first"
-                )
 
 
 def _finite_sum(tensors: list[Tensor]) -> bool:

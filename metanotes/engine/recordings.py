@@ -14,21 +14,21 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules import module as _hooks
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metanotes._ground.randomness import cuda_devices, random_state, replayed
 from metanotes.engine.graph import DIRECT, draws, simplify, turn_products
 from metanotes.engine.groups import Gradient, losses_and_gradient
 from metanotes.engine.plan import Plan
-from metanotes.engine.protocol import Learned
-from metanotes.task import Task
+from metanotes.engine.protocol import Learned, Options
+from metanotes.task import Task, tensors_of
 
 SIGHTS = 200  # tasks of one shape are seen so often before they are recorded
 CHECKED = 1000  # plays from one check to the next
@@ -43,29 +43,28 @@ class Recording:
     """The operations of `losses_and_gradient` for tasks of one shape.
 
     Args:
+        plan: by which they are worked on.
         operations: a function of the parameters and buffers of the learner and the tensors of the
             tasks. It gives the losses, then the gradient.
         random: whether it draws random numbers.
     """
 
-    def __init__(self, operations: Callable[..., list[Any]], random: bool) -> None:
-        self.operations, self.random, self.plays = operations, random, 0
+    def __init__(self, plan: Plan, operations: Callable[..., list[Any]], random: bool) -> None:
+        self.plan, self.operations, self.random, self.plays = plan, operations, random, 0
 
-    def play(
-        self, learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]
-    ) -> tuple[Tensor, Gradient]:
+    def play(self, learner: Learned, tasks: Task, own: Sequence[Tensor]) -> tuple[Tensor, Gradient]:
         """The losses and the gradient, compared now and then with what they should be.
 
         Raises:
             RuntimeError: they are no longer those of the learner.
         """
-        tensors = [t.detach() for t in (*own, *tree_flatten(tasks)[0])]
+        tensors = [*own, *tensors_of(tasks)]
         if self.plays % CHECKED:
             losses, *gradient = self.operations(*tensors)
         else:
             device = tensors[-1].device
             with replayed(random_state(device), device):
-                right = losses_and_gradient(learner, tasks, plan)
+                right = losses_and_gradient(learner, tasks, self.plan)
             losses, *gradient = self.operations(*tensors)
             _check(losses, gradient, *right)
         self.plays += 1
@@ -128,34 +127,53 @@ def asks_for_recordings(learner: Learned) -> bool:
     return options.record or options.compile or learner.workshop.asked > 0
 
 
-def recording_for(
-    learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]
-) -> Recording | None:
-    """The recording to play for these tasks, if there should be one."""
-    options, workshop = learner.options, learner.workshop
-    insisted = options.record or options.compile
-    if not asks_for_recordings(learner):
-        return None
-    # Random numbers that are drawn again cannot be recorded, nor can what is done one by one.
-    if options.checkpoint or not plan.how.at_once or plan.how.apart or plan.whole:
+class Asked(NamedTuple):
+    """What recordings are asked for.
+
+    Args:
+        own: the parameters and buffers of the learner.
+        key: all that a recording of these tasks depends on.
+        recording: the one there is, if any.
+    """
+
+    own: list[Tensor]
+    key: Hashable
+    recording: Recording | None
+
+
+def what_is_asked(learner: Learned, tasks: Task) -> Asked | None:
+    """None where no recordings are asked for, or there can be none."""
+    options, recordings = learner.options, learner.workshop.recordings
+    if not asks_for_recordings(learner) or options.checkpoint or not torch.is_grad_enabled():
         return None
     settings, ours_alone = settings_of(learner)
-    if not (insisted or ours_alone):
+    if not (options.record or options.compile or ours_alone):
         return None
-    tensors, form = tree_flatten(tasks)
+    own, tensors = tensors_held(learner), tensors_of(tasks)
+    if any(t._backward_hooks for t in own):
+        return None
     kinds = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*own, *tensors)]
     kind = tensors[0].device.type
     autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-    types = autocast, torch.get_default_dtype()
-    key = (settings, tuple(kinds), types, torch.get_num_threads())
-    entry = workshop.recordings.get(key, 0)
+    key = (settings, tuple(kinds), autocast, torch.get_default_dtype(), torch.get_num_threads())
+    entry = recordings.get(key)
+    return Asked(own, key, entry if isinstance(entry, Recording) else None)
+
+
+def recorded(asked: Asked, learner: Learned, tasks: Task, plan: Plan) -> Recording | None:
+    """A new recording, if these tasks have been seen often enough, and can be recorded."""
+    # Random numbers that are drawn again cannot be recorded, nor can what is done one by one.
+    if not plan.how.at_once or plan.how.apart or plan.whole:
+        return None
+    recordings = learner.workshop.recordings
+    entry = recordings.get(asked.key, 0)
     if isinstance(entry, int):
-        _forget(workshop.recordings, entry)
+        _forget(recordings, entry)
         entry = entry + 1
-        if entry > SIGHTS or options.compile:
+        if entry > SIGHTS or learner.options.compile:
             with _one_at_a_time:
-                entry = record(learner, tasks, plan, own, form)
-        workshop.recordings[key] = entry
+                entry = record(learner, tasks, plan, asked.own)
+        recordings[asked.key] = entry
     return entry if isinstance(entry, Recording) else None
 
 
@@ -168,7 +186,7 @@ def _forget(recordings: dict[Hashable, Any], count: int) -> None:
         del recordings[next(iter(recordings))]
 
 
-PLAIN = frozenset((bool, int, float, str, torch.Size, type(None)))
+PLAIN = frozenset((bool, int, float, str, torch.Size, type(None), Options))
 
 
 class _Itself:
@@ -186,6 +204,14 @@ class _Itself:
         return id(self.thing)
 
 
+def tensors_held(learner: Learned) -> list[Tensor]:
+    """The parameters and buffers of a learner, each once."""
+    modules = list(learner.modules())
+    parameters = [p for m in modules for p in m._parameters.values() if p is not None]
+    buffers = [b for m in modules for b in m._buffers.values() if b is not None]
+    return list({id(t): t for t in (*parameters, *buffers)}.values())
+
+
 def settings_of(learner: Learned) -> tuple[Hashable, bool]:
     """The settings of all modules, and whether they are all that the operations depend on.
 
@@ -198,17 +224,24 @@ def settings_of(learner: Learned) -> tuple[Hashable, bool]:
     ours_alone = not everywhere
     numbers: dict[int, int] = {}
     for module in learner.modules():
-        ours_alone &= type(module).__module__.startswith(("torch.nn.modules.", "metanotes."))
-        parts.append(type(module))
-        hooks = (*module._forward_hooks, *module._forward_pre_hooks)
-        hooks += (*module._backward_hooks, *module._backward_pre_hooks)
-        if hooks:
-            parts.append(hooks)
+        kind = type(module)
+        ours_alone &= kind.__module__.startswith(("torch.nn.modules.", "metanotes."))
+        parts += kind, module.training
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            parts += *module._forward_hooks, *module._forward_pre_hooks
+            parts += *module._backward_hooks, *module._backward_pre_hooks
             ours_alone = False
         for held in (module._modules, module._parameters, module._buffers):
             for name, value in held.items():
                 parts += name, numbers.setdefault(id(value), len(numbers))
         for name, value in vars(module).items():
+            if name in _OF_EVERY_MODULE:
+                continue
             if type(value) in PLAIN:
                 parts += name, value
             elif callable(value):  # a loss, an activation, a `forward` in place of the class's
@@ -216,13 +249,13 @@ def settings_of(learner: Learned) -> tuple[Hashable, bool]:
                 parts += name, _Itself(value)
                 if isinstance(value, partial):
                     parts.append(repr(value))
-            elif name not in _HELD_ELSEWHERE:
+            else:
                 parts += name, repr(value)
     return tuple(parts), ours_alone
 
 
-# What a module holds beside its settings: its tensors and modules, hooks, and the engine's things.
-_HELD_ELSEWHERE = frozenset((*vars(nn.Module()), "workshop"))
+# What every module holds, seen to above: tensors, modules, hooks, its mode; and the workshop.
+_OF_EVERY_MODULE = frozenset((*vars(nn.Module()), "workshop"))
 
 
 # ------------------------------------------------------------------------------------- recording
@@ -235,16 +268,14 @@ def replica(learner: Any, tensors: Sequence[Tensor]) -> tuple[Any, bool]:
         The copy, and whether other tensors or arrays were copied with it, wherever they are kept: a
         recording would hold on to the numbers that they have now.
     """
-    own = [*learner.parameters(), *learner.buffers()]
+    own = tensors_held(learner)
     memo: dict[int, Any] = {id(t): new for t, new in zip(own, tensors, strict=True)}
     twin, known = copy.deepcopy(learner, memo), {id(new) for new in tensors}
     others = [c for c in memo.values() if id(c) not in known]
     return twin, any(hasattr(c, "__array__") and hasattr(c, "__setitem__") for c in others)
 
 
-def record(
-    learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor], form: TreeSpec
-) -> Recording | int:
+def record(learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]) -> Recording | int:
     """`losses_and_gradient` as the list of its operations: they depend on tensors, nothing else.
 
     Args:
@@ -252,7 +283,6 @@ def record(
         tasks: of the shapes that are played later.
         plan: by which they are worked on.
         own: the parameters and buffers of the learner.
-        form: how the tensors of the tasks make a `Task`.
 
     Returns:
         The recording; `NEVER` where the learner cannot be copied, looks at its tensors' values, or
@@ -264,15 +294,17 @@ def record(
     except Exception:  # a lock, an open file: anything may refuse to be copied
         return NEVER
 
-    def run(*tensors: Tensor) -> list[Any]:
+    tensors, form = tree_flatten(tasks)
+
+    def run(*inputs: Tensor) -> list[Any]:
         inside = [
-            t.detach().requires_grad_(p.requires_grad) for t, p in zip(tensors, own, strict=False)
+            t.detach().requires_grad_(p.requires_grad) for t, p in zip(inputs, own, strict=False)
         ]
-        again = tree_unflatten(list(tensors[len(own) :]), form)
+        again = tree_unflatten(list(inputs[len(own) :]), form)
         losses, gradient = losses_and_gradient(replica(learner, inside)[0], again, plan)
         return [losses, *gradient]
 
-    inputs = [t.detach() for t in (*own, *tree_flatten(tasks)[0])]
+    inputs = [t.detach() for t in (*own, *tensors)]
     devices = cuda_devices(inputs[-1].device)
     try:
         with torch.random.fork_rng(devices=devices):  # it runs once, beside the user's draws
@@ -284,8 +316,8 @@ def record(
     if learner.options.compile:
         turn_products(graph)
         if devices:  # in one CUDA graph
-            return Recording(torch.compile(graph, mode="reduce-overhead"), random)
-        return Recording(_inductor(graph, inputs), random)
+            return Recording(plan, torch.compile(graph, mode="reduce-overhead"), random)
+        return Recording(plan, _inductor(graph, inputs), random)
     for node in graph.graph.nodes:
         node.target = DIRECT.get(node.target, node.target)
     graph.recompile()
@@ -295,7 +327,7 @@ def record(
             losses, *gradient = graph.forward(*tensors)
         return [losses.clone(), *gradient]
 
-    return Recording(operations, random)
+    return Recording(plan, operations, random)
 
 
 def _inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Any]]:

@@ -17,15 +17,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metanotes._ground.randomness import random_state, replayed
 from metanotes.engine.groups import few_threads, losses_and_gradient
 from metanotes.engine.plan import Plan, plan_for
 from metanotes.engine.protocol import Learned
 from metanotes.engine.recomputed import casts_in_force
-from metanotes.engine.recordings import asks_for_recordings, recording_for, settings_of
-from metanotes.task import Task, task_count
+from metanotes.engine.recordings import (
+    Recording,
+    recorded,
+    settings_of,
+    tensors_held,
+    what_is_asked,
+)
+from metanotes.task import Task, task_count, tensors_of
 
 
 def meta_step(learner: Learned, tasks: Task) -> Tensor:
@@ -43,19 +48,21 @@ def meta_step(learner: Learned, tasks: Task) -> Tensor:
     >>> torch.allclose(meta_step(learner, tasks), learner.query_losses(tasks))
     True
     """
-    plan = plan_for(learner, tasks)
+    asked = what_is_asked(learner, tasks)
+    recording = None if asked is None else asked.recording
+    plan = plan_for(learner, tasks) if recording is None else recording.plan
     learner.check(tasks, plan.output)
     if not torch.is_grad_enabled():
         with plan.at_work():
             return torch.cat([learner.query_losses(group) for group in plan.groups(tasks)])
-    grouped = task_count(tasks) > plan.group
-    if not plan.whole and (grouped or asks_for_recordings(learner)):
-        own = [*learner.parameters(), *learner.buffers()]
+    if asked is not None and recording is None:
+        recording = recorded(asked, learner, tasks, plan)
+    grouped = task_count(tasks) > plan.group and not plan.whole
+    if recording is not None or grouped:
+        own = tensors_held(learner) if asked is None else asked.own
         phi = [t for t in own if t.requires_grad]
         if not any(t._backward_hooks for t in phi):  # inside they would act, and once more outside
-            recorded = recording_for(learner, tasks, plan, own)
-            if grouped or recorded is not None:
-                return _AtOnce.apply(learner, tasks, plan, own, recorded, *phi)
+            return _AtOnce.apply(learner, tasks, plan, own, recording, *phi)
     with few_threads(plan, task_count(tasks)), plan.at_work():
         losses = learner.query_losses(tasks)
     return _NotTwice.apply(losses) if plan.once else losses
@@ -89,26 +96,26 @@ class _AtOnce(torch.autograd.Function):
         tasks: Task,
         plan: Plan,
         own: list[Tensor],
-        recorded: Any,
+        recording: Recording | None,
         *phi: Tensor,
     ) -> Tensor:
-        tensors, ctx.form = tree_flatten(tasks)
-        ctx.learner, ctx.plan, ctx.phi = learner, plan, len(phi)
+        tensors = tensors_of(tasks)
+        ctx.learner, ctx.tasks, ctx.plan, ctx.phi = learner, tasks, plan, len(phi)
         ctx.save_for_backward(*phi, *tensors)  # an error, where one is changed in place since
         ctx.autocast, ctx.random = casts_in_force(tensors[0].device), ()
-        ctx.settings = None if recorded else settings_of(learner)[0]
-        if recorded is None or recorded.random:
+        ctx.settings = None if recording else settings_of(learner)[0]
+        if recording is None or recording.random:
             ctx.random = random_state(tensors[0].device)
         with few_threads(plan, task_count(tasks)):
-            if recorded is None:
+            if recording is None:
                 losses, ctx.gradient = losses_and_gradient(learner, tasks, plan)
             else:
-                losses, ctx.gradient = recorded.play(learner, tasks, plan, own)
+                losses, ctx.gradient = recording.play(learner, tasks, own)
         return losses
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        phi, tensors = ctx.saved_tensors[: ctx.phi], ctx.saved_tensors[ctx.phi :]
+        phi = ctx.saved_tensors[: ctx.phi]
         each = weights.tolist()
         if len(set(each)) == 1:  # the mean or the sum, nearly always
             scaled = iter(torch._foreach_mul([g for g in ctx.gradient if g is not None], each[0]))
@@ -120,10 +127,9 @@ class _AtOnce(torch.autograd.Function):
                     "losses are weighted unequally, which takes the work a second time: call "
                     "backward() before the change"
                 )
-            tasks = tree_unflatten(list(tensors), ctx.form)
             replay = replayed(ctx.random, weights.device) if ctx.random else nullcontext()
             with replay, ctx.autocast:
-                gradient = losses_and_gradient(ctx.learner, tasks, ctx.plan, weights)[1]
+                gradient = losses_and_gradient(ctx.learner, ctx.tasks, ctx.plan, weights)[1]
         if torch.is_grad_enabled():  # somebody means to differentiate the gradient
             gradient = [None if g is None else _OnlyOnce.apply(g, *phi) for g in gradient]
         return None, None, None, None, None, *gradient

@@ -171,7 +171,7 @@ DROPOUT = frozenset(
     (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 )
 
-KINKS = frozenset((F.relu, torch.relu, Tensor.relu, F.leaky_relu, F.relu6))
+RELU = frozenset((F.relu, torch.relu, Tensor.relu))
 
 ATTENTION = frozenset(
     (
@@ -184,8 +184,8 @@ ATTENTION = frozenset(
 
 
 class Still(TorchFunctionMode):
-    """No dropout, and smooth functions for those with a kink, so that what is worked out twice can
-    be compared; and no known fault.
+    """No dropout, and a smooth function for a ReLU that makes a tensor of its own, so that what is
+    worked out twice can be compared; and no known fault.
 
     Args:
         at_once: refuse what vmap is known to get wrong for some tokens, which those of two tasks
@@ -213,8 +213,8 @@ class Still(TorchFunctionMode):
             self.normalizes |= FORMULAS[func](*args, **kwargs) is not None
         if func in DROPOUT:
             return args[0] if args else kwargs["input"]
-        if func in KINKS:
-            return F.silu(args[0] if args else kwargs["input"])
+        if func in RELU and len(args) == 1 and not kwargs.get("inplace"):
+            return F.silu(args[0])
         if self.at_once and func is F.embedding:
             settings = (*args[2:4], kwargs.get("padding_idx"), kwargs.get("max_norm"))
             if any(setting is not None for setting in settings):
