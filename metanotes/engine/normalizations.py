@@ -15,33 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-
-class Differentiable(TorchFunctionMode):
-    """Take the formula for torch's normalisations.
-
-    >>> third = lambda t: torch.autograd.functional.hessian(
-    ...     lambda t: torch.autograd.grad(
-    ...         F.layer_norm(t, (3,)).prod(), t, create_graph=True)[0].square().sum(), t)
-    >>> x = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
-    >>> with Differentiable():
-    ...     right = third(x)
-    >>> torch.allclose(third(x), right)
-    False
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        formula = FORMULAS.get(func)
-        y = None if formula is None else formula(*args, **kwargs)
-        return func(*args, **kwargs) if y is None else y
+from metanotes.engine.instead import Instead
 
 
 def _standardized(x: Tensor, axes: Iterable[int], eps: float) -> Tensor | None:
@@ -140,3 +115,19 @@ FORMULAS = {
     torch.instance_norm: _low(_instance),
     torch.layer_norm: _layer,
 }
+
+
+class Differentiable(Instead):
+    """Take the formula for torch's normalisations.
+
+    >>> third = lambda t: torch.autograd.functional.hessian(
+    ...     lambda t: torch.autograd.grad(
+    ...         F.layer_norm(t, (3,)).prod(), t, create_graph=True)[0].square().sum(), t)
+    >>> x = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    >>> with Differentiable():
+    ...     right = third(x)
+    >>> torch.allclose(third(x), right)
+    False
+    """
+
+    functions = FORMULAS

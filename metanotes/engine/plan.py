@@ -171,7 +171,7 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         )
         convolves = on_cpu and any(isinstance(m, _ConvNd) for m in learner.modules())
         for candidate in _candidates(convolves, plan.group, whole):
-            if plain.crashes_with_channels_last:
+            if plain.normalizes_groups:
                 candidate = candidate._replace(channels_last=False)
             tried = plan._replace(how=candidate)
             if trial.agrees(tried.at_work, candidate.at_once):

@@ -9,15 +9,14 @@ derivatives of a convolution with groups go group by group.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 from torch.autograd import Function
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from metanotes.engine.derivatives import (
     LAST,
@@ -27,6 +26,7 @@ from metanotes.engine.derivatives import (
     Normalization,
     Pair,
 )
+from metanotes.engine.instead import Instead
 
 # --------------------------------------------------------------------- the tasks in the channels
 
@@ -62,9 +62,8 @@ def pool(x: Tensor, window: tuple[Any, ...]) -> Tensor:
 
 def normalize_groups(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> Tensor:
     """Group normalisation: x `[T, N, C, H, W]`, w and b `[T, C]`."""
-    tasks, together = len(x), to_channels(x)
-    if not together.requires_grad:  # with channels last, torch's backward crashes without it
-        together = together.contiguous()
+    tasks = len(x)
+    together = x.transpose(0, 1).flatten(1, 2).contiguous()  # see `Plain.normalizes_groups`
     y = F.group_norm(together, tasks * groups, w.flatten(), b.flatten(), eps)
     return to_tasks(y, tasks)
 
@@ -94,28 +93,6 @@ class _Vmapped(Function):
         return layer(*inside), 0
 
 
-class TaskLayers(TorchFunctionMode):
-    """Under vmap over tasks, take the layers of this module for the functions of `torch.nn`."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.conv2d:
-            return _convolution(*args, **kwargs)
-        if func is F.batch_norm:
-            return _normalization(*args, **kwargs)
-        if func is F.group_norm:
-            return _group_normalization(*args, **kwargs)
-        if func is F.max_pool2d:
-            return _max_pooling(*args, **kwargs)
-        return func(*args, **kwargs)
-
-
 def _convolution(
     input: Tensor,
     weight: Tensor,
@@ -124,9 +101,9 @@ def _convolution(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> Tensor:
+) -> Tensor | None:
     if isinstance(padding, str) or input.ndim != 4:
-        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return None
     if not is_batchedtensor(weight):
         # The tasks have the same weights, and vmap's own convolution, of all images at once, serves
         # them all; its results have their channels last, as its weights have.
@@ -146,7 +123,7 @@ def _normalization(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Tensor | None:
     if (
         not training
         or running_mean is not None
@@ -154,7 +131,7 @@ def _normalization(
         or weight is None
         or bias is None
     ):
-        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return None
     return _Vmapped.apply(partial(normalize, eps=eps), input, weight, bias)
 
 
@@ -164,9 +141,9 @@ def _group_normalization(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Tensor | None:
     if input.ndim != 4 or weight is None or bias is None:
-        return F.group_norm(input, num_groups, weight, bias, eps)
+        return None
     layer = partial(normalize_groups, groups=num_groups, eps=eps)
     return _Vmapped.apply(layer, input, weight, bias)
 
@@ -183,9 +160,20 @@ def _max_pooling(
     size = kernel_size, kernel_size if stride is None else stride
     window = (*map(_pair, (*size, padding, dilation)), ceil_mode)
     if input.ndim != 4 or return_indices:
-        return F.max_pool2d(input, *window, return_indices=return_indices)  # type: ignore[call-overload]
+        return None
     return _Vmapped.apply(partial(pool, window=window), input)
 
 
 def _pair(of: Any) -> Pair:
     return (of, of) if isinstance(of, int) else tuple(of)
+
+
+class TaskLayers(Instead):
+    """Under vmap over tasks, take the layers of this module for the functions of `torch.nn`."""
+
+    functions: ClassVar[Mapping[Any, Callable[..., Any]]] = {
+        F.conv2d: _convolution,
+        F.batch_norm: _normalization,
+        F.group_norm: _group_normalization,
+        F.max_pool2d: _max_pooling,
+    }

@@ -53,15 +53,15 @@ class Plain(NamedTuple):
         plain_attention: torch's fast attention can neither be differentiated twice nor batched by
             vmap, and there is some.
         normalizes: torch's normalisations can be differentiated twice only, and there is one.
-        crashes_with_channels_last: torch's group normalization ends the process where the channels
-            of its input are last in memory and nothing but its weights requires a gradient (torch
-            2.13, on a CPU), and there is such an input.
+        normalizes_groups: torch's group normalization, with channels last, fails under vmap, and on
+            a CPU it ends the process where nothing but its weights requires a gradient (torch
+            2.13).
     """
 
     numbers: list[Tensor]
     plain_attention: bool
     normalizes: bool
-    crashes_with_channels_last: bool
+    normalizes_groups: bool
 
 
 def plainly(learner: Learned, two: Task) -> Plain:
@@ -195,7 +195,7 @@ class Still(TorchFunctionMode):
     def __init__(self, at_once: bool) -> None:
         super().__init__()
         self.at_once = at_once
-        # Whether there was any; of group normalisations, with an input that nothing is learned of.
+        # Whether there was any.
         self.attention = self.normalizes = self.group_norm = False
 
     def __torch_function__(
@@ -207,8 +207,7 @@ class Still(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.attention |= func in ATTENTION
-        if func is F.group_norm and torch.is_grad_enabled():
-            self.group_norm |= not (args[0] if args else kwargs["input"]).requires_grad
+        self.group_norm |= func is F.group_norm
         if func in FORMULAS:
             self.normalizes |= FORMULAS[func](*args, **kwargs) is not None
         if func in DROPOUT:
