@@ -24,7 +24,6 @@ from runs import (
     learned_optimizer_quadratics,
     mnist_m,
     omniglot,
-    sequences_omniglot,
     sine,
 )
 from runs.carry_out import carry_out, chosen
@@ -39,7 +38,6 @@ RUNS = {
         learned_optimizer.RUN,
         learned_optimizer_quadratics.RUN,
         mnist_m.RUN,
-        sequences_omniglot.RUN,
     )
 }
 
