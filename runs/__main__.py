@@ -24,6 +24,7 @@ from runs import (
     learned_optimizer_quadratics,
     mnist_m,
     omniglot,
+    sequences_omniglot,
     sine,
 )
 from runs.carry_out import carry_out, chosen
@@ -38,6 +39,7 @@ RUNS = {
         learned_optimizer.RUN,
         learned_optimizer_quadratics.RUN,
         mnist_m.RUN,
+        sequences_omniglot.RUN,
     )
 }
 
