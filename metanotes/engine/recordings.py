@@ -261,18 +261,24 @@ _OF_EVERY_MODULE = frozenset((*vars(nn.Module()), "workshop"))
 # ------------------------------------------------------------------------------------- recording
 
 
-def replica(learner: Any, tensors: Sequence[Tensor]) -> tuple[Any, bool]:
-    """A copy of a learner with `tensors` as its parameters and buffers.
+def replica(learner: Any, tensors: Sequence[Tensor]) -> Any:
+    """A copy of a learner with `tensors` as its parameters and buffers."""
+    return copy.deepcopy(learner, _in_place_of(learner, tensors))
 
-    Returns:
-        The copy, and whether other tensors or arrays were copied with it, wherever they are kept: a
-        recording would hold on to the numbers that they have now.
-    """
+
+def _in_place_of(learner: Learned, tensors: Sequence[Tensor]) -> dict[int, Any]:
+    return {id(t): new for t, new in zip(tensors_held(learner), tensors, strict=True)}
+
+
+def keeps_numbers(learner: Learned) -> bool:
+    """Whether tensors or arrays are kept, anywhere, that are neither parameters nor buffers: a
+    recording would hold on to the numbers that they have now."""
     own = tensors_held(learner)
-    memo: dict[int, Any] = {id(t): new for t, new in zip(own, tensors, strict=True)}
-    twin, known = copy.deepcopy(learner, memo), {id(new) for new in tensors}
+    memo = _in_place_of(learner, own)
+    copy.deepcopy(learner, memo)
+    known = {id(t) for t in own}
     others = [c for c in memo.values() if id(c) not in known]
-    return twin, any(hasattr(c, "__array__") and hasattr(c, "__setitem__") for c in others)
+    return any(hasattr(c, "__array__") and hasattr(c, "__setitem__") for c in others)
 
 
 def record(learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]) -> Recording | int:
@@ -289,7 +295,7 @@ def record(learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]) -> 
         keeps tensors that are neither parameters nor buffers.
     """
     try:
-        if replica(learner, own)[1]:
+        if keeps_numbers(learner):
             return NEVER
     except Exception:  # a lock, an open file: anything may refuse to be copied
         return NEVER
@@ -301,7 +307,7 @@ def record(learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]) -> 
             t.detach().requires_grad_(p.requires_grad) for t, p in zip(inputs, own, strict=False)
         ]
         again = tree_unflatten(list(inputs[len(own) :]), form)
-        losses, gradient = losses_and_gradient(replica(learner, inside)[0], again, plan)
+        losses, gradient = losses_and_gradient(replica(learner, inside), again, plan)
         return [losses, *gradient]
 
     inputs = [t.detach() for t in (*own, *tensors)]
