@@ -72,8 +72,7 @@ class LogisticNetwork(Comparing):
         penalty: of |W|^2 / 2, beside a sum over the examples; above 0. scikit-learn's C is its
             inverse.
         steps: of (2) to (4); `adapt` and `evaluate` may take other numbers. The smaller the
-            penalty, the more it takes: with unit features the error shrinks by at least
-            1 / (1 + 2 penalty / N) a step, and as a rule by far more.
+            penalty, the more it takes.
         loss: of the queries.
         keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
 
