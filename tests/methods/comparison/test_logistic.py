@@ -23,19 +23,19 @@ def objective(theta: Tensor, z: Tensor, y: Tensor, penalty: float) -> Tensor:
 
 
 def by_newton(z: Tensor, y: Tensor, ways: int, penalty: float) -> Tensor:
-    """The minimum; the last step carries the derivative, as the implicit function theorem has it."""
+    """The minimum; the last step carries its derivative, by the implicit function theorem."""
     theta = torch.zeros(ways, z.shape[1] + 1, dtype=z.dtype)
 
     def step(theta: Tensor, z: Tensor) -> Tensor:
         theta = theta.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            objective(theta, z, y, penalty), theta, create_graph=True
-        )
+        (gradient,) = torch.autograd.grad(objective(theta, z, y, penalty), theta, create_graph=True)
         H = torch.autograd.functional.hessian(
             lambda t: objective(t, z.detach(), y, penalty), theta.detach()
         )
         n = theta.numel()
-        return theta.detach() - torch.linalg.solve(H.reshape(n, n), gradient.flatten()).view_as(theta)
+        return theta.detach() - torch.linalg.solve(H.reshape(n, n), gradient.flatten()).view_as(
+            theta
+        )
 
     for _ in range(12):
         theta = step(theta, z.detach())

@@ -92,7 +92,11 @@ def test_a_learner_is_judged_in_evaluation_mode_and_left_as_it_was():
         (stream(), 5, "stages=5 parts of equal length cannot be made of 12 support examples"),
         (stream(), 1, "stages=1 must be"),
         (Task(stream().support, Batch(torch.ones(2, 1, 1), torch.full((2, 1), 7))), 3, "nowhere"),
-        (Task(stream().support, Batch(torch.ones(2, 1, 1), torch.ones(2, 1).long())), 3, "no query"),
+        (
+            Task(stream().support, Batch(torch.ones(2, 1, 1), torch.ones(2, 1).long())),
+            3,
+            "no query",
+        ),
     ],
 )
 def test_what_cannot_be_counted_is_refused(tasks, stages, message):

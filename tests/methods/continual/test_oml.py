@@ -1,4 +1,4 @@
-"""OML against a plain loop: a head from zero, one example after the other, judged on all classes."""
+"""OML against a plain loop: a head from zero, one example a step, judged on all classes."""
 
 import pytest
 import torch
