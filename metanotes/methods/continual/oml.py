@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import torch
 from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings
@@ -66,5 +65,5 @@ class OML(StreamLearner):
         super().__init__(model, rule, replay=replay, adapts=head, **settings)
 
     def phi(self) -> Theta:
-        """Where the head starts: at zero, which is not learned."""
-        return {name: torch.zeros_like(p, requires_grad=True) for name, p in super().phi().items()}
+        """Where the head starts: at zero; the gradient of the head's own weights is zero, too."""
+        return {name: 0 * p for name, p in super().phi().items()}
