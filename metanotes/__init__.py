@@ -15,12 +15,14 @@ from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.methods.bilevel import HyperRepresentation, InnerProblemError, hypergradient
 from metanotes.methods.comparison import (
     Classifier,
+    LogisticNetwork,
     MatchingNetwork,
     NearestNeighbor,
     PrototypicalNetwork,
     RelationNetwork,
     SiameseNetwork,
 )
+from metanotes.methods.continual import OML, StreamLearner
 from metanotes.methods.domains import DSN, DomainAdaptation
 from metanotes.methods.initialization import (
     ANIL,
@@ -61,6 +63,7 @@ __all__ = [
     "DSN",
     "MAML",
     "MANN",
+    "OML",
     "SGD",
     "Adam",
     "Batch",
@@ -80,6 +83,7 @@ __all__ = [
     "LearnedRates",
     "Learner",
     "LearningToOptimize",
+    "LogisticNetwork",
     "MatchingNetwork",
     "MemoryModule",
     "MetaLearnerLSTM",
@@ -99,6 +103,7 @@ __all__ = [
     "SequenceLearner",
     "SiameseNetwork",
     "StepSizeController",
+    "StreamLearner",
     "Task",
     "UpdateRule",
     "cross_entropy",

@@ -1,4 +1,4 @@
-"""Meta-steps of the learners that compare: matching, Siamese and relation networks.
+"""Meta-steps of the learners that compare: matching, Siamese, relation and logistic networks.
 
 The plain loops compare as the papers write it. So the relation network's lays every query's map on
 every class's, where ours lets the first layer work on each map once.
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from benchmarks.measure import OURS, REFERENCE, Step, Workload
 from benchmarks.meta_step import MetaStep, images, meta_step
-from metanotes import Learner, MatchingNetwork, RelationNetwork, SiameseNetwork
+from metanotes import Learner, LogisticNetwork, MatchingNetwork, RelationNetwork, SiameseNetwork
 from metanotes.methods.comparison import map_relation, pair_loss, sigmoid_mse
 from metanotes.nets import conv4
 
@@ -54,6 +54,23 @@ def relation(learner: nn.Module, x: Tensor, y: Tensor, xq: Tensor, yq: Tensor) -
     return sigmoid_mse(g.score(h).view(size[:2]), yq)
 
 
+def logistic(learner: nn.Module, x: Tensor, y: Tensor, xq: Tensor, yq: Tensor) -> Tensor:
+    """Ridge regressions of working targets."""
+    assert isinstance(learner, LogisticNetwork)
+    z, queries = (F.normalize(learner.body(images), dim=1) for images in (x, xq))
+    N, Y = len(z), F.one_hot(y, learner.ways).to(z)
+    inner = z @ z.T + 2 * learner.penalty * torch.eye(N).to(z)
+    ones = z.new_ones(N, 1)
+    matrix = torch.cat([torch.cat([inner, ones], 1), F.pad(ones.T, (0, 1))])
+    solve = torch.linalg.inv(matrix)[:, :N]
+    S = both = torch.zeros_like(Y)
+    for _ in range(learner.steps):
+        R = S + 2 * (Y - S.softmax(1))
+        both = solve @ R
+        S = R - 2 * learner.penalty * both[:N]
+    return F.cross_entropy(queries @ z.T @ both[:N] + both[N:], yq)
+
+
 def plain_loop(loss: PlainLoss, work: MetaStep) -> Step:
     """Task by task, ordinary autograd."""
 
@@ -80,6 +97,7 @@ def learners(width: int, ways: int) -> dict[str, tuple[Callable[[], Learner], Pl
         "matching network": (lambda: MatchingNetwork(conv4(None, width), ways), matching),
         "Siamese network": (lambda: SiameseNetwork(conv4(None, width), ways), siamese),
         "relation network": (related, relation),
+        "logistic network": (lambda: LogisticNetwork(conv4(None, width), ways), logistic),
     }
 
 

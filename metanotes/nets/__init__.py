@@ -7,19 +7,23 @@ head; with None there is none, and what is left is the body, with the same weigh
 
 from metanotes.nets.attention import Attention
 from metanotes.nets.convolutional import conv4, conv_decoder, conv_encoder
+from metanotes.nets.cosine import CosineHead
 from metanotes.nets.features import feature_count
 from metanotes.nets.fully_connected import dense4, mlp
 from metanotes.nets.positions import sinusoids
 from metanotes.nets.recurrent import lstm
 from metanotes.nets.residual import ResidualBlock, resnet
+from metanotes.nets.split_attention import SplitAttention, resnest
 from metanotes.nets.token_transformer import TokenBody, token_transformer
 from metanotes.nets.transformer import Mean, TransformerBody, transformer
 from metanotes.nets.vision_transformer import vit
 
 __all__ = [
     "Attention",
+    "CosineHead",
     "Mean",
     "ResidualBlock",
+    "SplitAttention",
     "TokenBody",
     "TransformerBody",
     "conv4",
@@ -29,6 +33,7 @@ __all__ = [
     "feature_count",
     "lstm",
     "mlp",
+    "resnest",
     "resnet",
     "sinusoids",
     "token_transformer",

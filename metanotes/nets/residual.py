@@ -13,7 +13,7 @@ CVPR 2019, without its DropBlock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -44,19 +44,22 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         counts(n_in=n_in, n_out=n_out, convolutions=convolutions)
-
-        def normalized(n_from: int, kernel: int) -> list[nn.Module]:
-            convolution = nn.Conv2d(n_from, n_out, kernel, padding=kernel // 2, bias=False)
-            return [convolution, nn.BatchNorm2d(n_out, track_running_stats=running_statistics)]
-
-        layers = normalized(n_in, 3)
+        layers = normalized(n_in, n_out, 3, running_statistics)
         for _ in range(convolutions - 1):
-            layers += [nn.LeakyReLU(0.1), *normalized(n_out, 3)]
+            layers += [nn.LeakyReLU(0.1), *normalized(n_out, n_out, 3, running_statistics)]
         self.branch = nn.Sequential(*layers)
-        self.shortcut = nn.Sequential(*normalized(n_in, 1))
+        self.shortcut = nn.Sequential(*normalized(n_in, n_out, 1, running_statistics))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.leaky_relu(self.branch(x) + self.shortcut(x), 0.1), 2)
+
+
+def normalized(
+    n_in: int, n_out: int, kernel: int, running_statistics: bool, groups: int = 1
+) -> list[nn.Module]:
+    """A convolution that keeps the size of the image, and batch normalisation."""
+    convolution = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, groups=groups, bias=False)
+    return [convolution, nn.BatchNorm2d(n_out, track_running_stats=running_statistics)]
 
 
 class ImageMean(nn.Module):
@@ -119,7 +122,32 @@ def resnet(
     >>> model[:-1](torch.zeros(25, 1, 28, 28)).shape
     torch.Size([25, 64])
     """
-    counts(in_channels=in_channels, size=size, convolutions=convolutions)
+    counts(convolutions=convolutions)
+
+    def block(n_in: int, n_out: int) -> nn.Module:
+        return ResidualBlock(n_in, n_out, convolutions, running_statistics=running_statistics)
+
+    return stack_of(block, ways, widths, in_channels, size, seed)
+
+
+def stack_of(
+    block: Callable[[int, int], nn.Module],
+    ways: int | None,
+    widths: Sequence[int],
+    in_channels: int,
+    size: int,
+    seed: int,
+) -> nn.Sequential:
+    """Blocks that halve the image, the mean over it, and a linear head; see `resnet`.
+
+    Args:
+        block: makes a block of the channels that come in and its own.
+        ways, widths, in_channels, size, seed: see `resnet`.
+
+    Raises:
+        ValueError: a count below 1, no widths, a size that cannot be halved once a block.
+    """
+    counts(in_channels=in_channels, size=size)
     counts(**{f"widths[{place}]": width for place, width in enumerate(widths)})
     if not widths:
         raise ValueError(f"widths={widths} needs the channels of a block, or of several")
@@ -131,10 +159,7 @@ def resnet(
     if ways is not None:
         counts(ways=ways)
     with seeded(seed):
-        layers: list[nn.Module] = [
-            ResidualBlock(n_in, n_out, convolutions, running_statistics=running_statistics)
-            for n_in, n_out in pairwise((in_channels, *widths))
-        ]
+        layers = [block(n_in, n_out) for n_in, n_out in pairwise((in_channels, *widths))]
         layers.append(ImageMean(widths[-1]))
         if ways is not None:
             layers.append(nn.Linear(widths[-1], ways))

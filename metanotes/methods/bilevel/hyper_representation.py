@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import torch
 from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings, InnerLoopLearner
@@ -25,7 +24,7 @@ class HyperRepresentation(InnerLoopLearner):
 
     Args:
         model: an `nn.Sequential`: the last module is the head, which starts each task at zero
-            whatever weights it has, so that these get no gradient; those before it are the body,
+            whatever weights it has, whose gradient is zero; those before it are the body,
             phi. To test with other ways, give the same body another head:
             `nn.Sequential(*model[:-1], nn.Linear(features, ways))`.
         inner_lr: the inner step size alpha, above 0.
@@ -65,5 +64,5 @@ class HyperRepresentation(InnerLoopLearner):
         super().__init__(model, rule, steps, adapts=head, **settings)
 
     def phi(self) -> Theta:
-        """Where the head starts: at zero, which is not learned."""
-        return {name: torch.zeros_like(p, requires_grad=True) for name, p in super().phi().items()}
+        """Where the head starts: at zero, whatever its weights; so their gradient is zero, too."""
+        return {name: 0 * p for name, p in super().phi().items()}

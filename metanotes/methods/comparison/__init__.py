@@ -2,6 +2,7 @@
 
 from metanotes.methods.comparison.classifier import Classifier
 from metanotes.methods.comparison.full_context import FullContext
+from metanotes.methods.comparison.logistic import LogisticNetwork, Weighted
 from metanotes.methods.comparison.matching import MatchingNetwork, Voters
 from metanotes.methods.comparison.nearest_neighbor import NearestNeighbor, Neighbors
 from metanotes.methods.comparison.prototypical import PrototypicalNetwork
@@ -17,6 +18,7 @@ __all__ = [
     "Classifier",
     "Examples",
     "FullContext",
+    "LogisticNetwork",
     "MatchingNetwork",
     "NearestNeighbor",
     "Neighbors",
@@ -25,6 +27,7 @@ __all__ = [
     "RelationNetwork",
     "SiameseNetwork",
     "Voters",
+    "Weighted",
     "feature_relation",
     "map_relation",
     "pair_loss",

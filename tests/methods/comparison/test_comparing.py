@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metanotes import (
     Batch,
+    LogisticNetwork,
     MatchingNetwork,
     PrototypicalNetwork,
     RelationNetwork,
@@ -43,6 +44,7 @@ def _matching_in_context(body: nn.Module, features: int, ways: int, **options: b
 
 LEARNERS: dict[str, Maker] = {
     "prototypical": lambda body, features, ways, **o: PrototypicalNetwork(body, ways, **o),
+    "logistic": lambda body, features, ways, **o: LogisticNetwork(body, ways, steps=20, **o),
     "matching": lambda body, features, ways, **o: MatchingNetwork(
         body, ways, learn_temperature=True, **o
     ),
