@@ -15,6 +15,7 @@ from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.methods.bilevel import HyperRepresentation, InnerProblemError, hypergradient
 from metanotes.methods.comparison import (
     Classifier,
+    Comparing,
     LogisticNetwork,
     MatchingNetwork,
     NearestNeighbor,
@@ -69,6 +70,7 @@ __all__ = [
     "Batch",
     "CheckpointError",
     "Classifier",
+    "Comparing",
     "DomainAdaptation",
     "GatedRule",
     "GaussianProcess",

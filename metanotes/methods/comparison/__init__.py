@@ -1,6 +1,7 @@
 """phi is how to compare."""
 
 from metanotes.methods.comparison.classifier import Classifier
+from metanotes.methods.comparison.features import Comparing
 from metanotes.methods.comparison.full_context import FullContext
 from metanotes.methods.comparison.logistic import LogisticNetwork, Weighted
 from metanotes.methods.comparison.matching import MatchingNetwork, Voters
@@ -16,6 +17,7 @@ from metanotes.methods.comparison.siamese import Examples, SiameseNetwork, pair_
 
 __all__ = [
     "Classifier",
+    "Comparing",
     "Examples",
     "FullContext",
     "LogisticNetwork",

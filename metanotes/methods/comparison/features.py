@@ -87,6 +87,16 @@ class Comparing(Learner):
 
     Raises:
         ValueError: fewer than 2 ways.
+
+    >>> class Nearest(Comparing):
+    ...     def represent(self, support):
+    ...         return means(features_of(self.body, support.x), support.y, self.ways)
+    ...     def predict(self, adapted, x):
+    ...         return -torch.cdist(features_of(self.body, x), adapted)
+    >>> learner = Nearest(nn.Linear(4, 3), ways=2)
+    >>> batch = Batch(torch.rand(5, 6, 4), torch.tensor([[0, 0, 0, 1, 1, 1]]).expand(5, -1))
+    >>> learner(Task(batch, batch)).shape
+    torch.Size([5])
     """
 
     def __init__(

@@ -69,7 +69,7 @@ class LogisticNetwork(Comparing):
     Args:
         body: any module from `[N, ...]` to features `[N, ...]`, which are brought to length 1.
         ways: classes of a task, at least 2.
-        penalty: of |W|^2 / 2, beside a sum over the examples; above 0. scikit-learn's C is its
+        penalty: of `|W|^2 / 2`, beside a sum over the examples; above 0. scikit-learn's C is its
             inverse.
         steps: of (2) to (4); `adapt` and `evaluate` may take other numbers. The smaller the
             penalty, the more it takes.

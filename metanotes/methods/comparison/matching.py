@@ -3,8 +3,8 @@
     p(y = k | x) = sum_i a(x, x_i) [y_i = k]                                                   (1)
     a(x, x_i) = softmax_i(c(f(x), g(x_i)) / tau)                                               (2)
 
-c is the cosine, or -|f - g|^2. f and g are one body, or a body and what `FullContext` makes of its
-features in sight of the whole support set.
+c is the cosine, or `-|f - g|^2`. f and g are one body, or a body and what `FullContext` makes of
+its features in sight of the whole support set.
 
 The paper has no temperature tau. But a cosine is between -1 and 1, so that at tau = 1 no example
 of N gets more than e / (e + (N - 1)/e) of the attention. For N = 20 that is 28 %: whatever the

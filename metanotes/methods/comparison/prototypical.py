@@ -3,10 +3,10 @@
     c_k = 1/|S_k| sum_(x_i, y_i) in S_k body(x_i)                                              (1)
     p(y = k | x) = softmax_k(-|body(x) - c_k|^2)                                               (2)
 
-(2) is a linear classifier of the features: |z - c|^2 = |z|^2 - 2 c.z + |c|^2, and |z|^2 is the same
-for all classes, so that class k has the weights 2 c_k and the bias -|c_k|^2. The mean (1) is what
-the squared distance asks for: it minimises the sum of the distances to the examples of its class,
-as it does for every Bregman divergence.
+(2) is a linear classifier of the features: `|z - c|^2 = |z|^2 - 2 c.z + |c|^2`, and `|z|^2` is the
+same for all classes, so that class k has the weights `2 c_k` and the bias `-|c_k|^2`. The mean (1)
+is what the squared distance asks for: it minimises the sum of the distances to the examples of its
+class, as it does for every Bregman divergence.
 """
 
 from __future__ import annotations
