@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metanotes.engine.plan import LARGE, Plan
 from metanotes.engine.protocol import Learned
+from metanotes.engine.trial import depends_on_others, nodes_of
 from metanotes.task import Task, task_count
 
 Gradient = list[Tensor | None]
@@ -22,6 +23,10 @@ def losses_and_gradient(
     """l^n of some tasks, `[T]`, and the gradient of their sum, weighted with `weights` `[T]`.
 
     No graph outlives its group of tasks.
+
+    Raises:
+        RuntimeError: of several groups, something is learned that is not the learner's, and was not
+            when the plan was made: its gradient would be lost.
     """
     groups = plan.groups(tasks)
     shares: Sequence[Tensor | None] = [None] * len(groups)
@@ -33,6 +38,13 @@ def losses_and_gradient(
     with plan.at_work(), torch.enable_grad():
         for group, share in zip(groups, shares, strict=True):
             losses.append(learner.query_losses(group))
+            if len(groups) > 1 == len(losses) and depends_on_others(learner, nodes_of(losses[0])):
+                raise RuntimeError(
+                    "the losses depend on a tensor that requires a gradient and is not among "
+                    "learner.parameters(), and did not when tasks of this shape were first seen: "
+                    "register it in the learner, or go on with copy.deepcopy(learner), which "
+                    "looks anew"
+                )
             summed = (losses[-1] if share is None else share * losses[-1]).sum()
             gradient = torch.autograd.grad(summed, phi, allow_unused=True)
             losses[-1] = losses[-1].detach()

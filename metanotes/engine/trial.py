@@ -65,12 +65,24 @@ class Plain(NamedTuple):
 
 
 def plainly(learner: Learned, two: Task) -> Plain:
-    """The numbers of two tasks, by ordinary calls."""
+    """The numbers of two tasks, by ordinary calls.
+
+    Raises:
+        ValueError: a normalisation over a batch of one example; and whatever the model raises.
+    """
     still = Still(at_once=False)
     try:
         with working(ONE_BY_ONE), still:
             numbers = learner.probe(two)
         return Plain(numbers, still.attention, still.normalizes, still.group_norm)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"batch normalization got a single example, in an inner step or a query set ({error}): "
+            "give it more examples at a time (shots, queries, or batch= where the learner takes "
+            "one), or use nn.GroupNorm or nn.LayerNorm"
+        ) from error
     except (RuntimeError, NotImplementedError) as error:
         try:
             with working(ONE_BY_ONE, plain_attention=True), still:
@@ -227,7 +239,11 @@ class Still(TorchFunctionMode):
 def graph_of(learner: Learned, one: Task, plain_attention: bool) -> list[Any]:
     """The nodes of the graph of a task's losses."""
     with torch.enable_grad(), working(ONE_BY_ONE, plain_attention=plain_attention):
-        losses = learner.query_losses(one)
+        return nodes_of(learner.query_losses(one))
+
+
+def nodes_of(losses: Tensor) -> list[Any]:
+    """The nodes of the graph of some losses, each once."""
     nodes, seen, waiting = [], set(), [losses.grad_fn]
     while waiting:
         node = waiting.pop()

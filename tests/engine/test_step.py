@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metanotes import MAML, Batch, Task, cross_entropy, evaluate, mse
+from metanotes import MAML, SGD, Batch, InnerLoopLearner, Task, cross_entropy, evaluate, mse
 from metanotes.engine import groups, plan, plan_for
 from metanotes.nets import conv4, mlp
 from tests.plainly import (
@@ -339,6 +339,33 @@ def test_what_is_learned_outside_of_the_learner_gets_its_gradient_too():
         scale.data += 1e-6
         expected = (values[0] - values[1]) / 2e-6
         assert abs(ours - expected) < 1e-5 * abs(expected)
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_what_is_learned_outside_from_the_second_call_on_is_not_dropped(size):
+    scale = torch.tensor(1.5).double()
+    learner = MAML(shaken(mlp(2, 4, 1)), 0.1, 2, loss=lambda out, y: scale * mse(out, y))
+    tasks = vector_tasks()
+    with in_groups_of(size):
+        before = learner(tasks).mean()
+        scale.requires_grad_()
+        if size is not None:  # worked on in groups, which keep no graph
+            with pytest.raises(RuntimeError, match="not among learner"):
+                learner(tasks)
+            learner = copy.deepcopy(learner)
+        after = learner(tasks).mean()
+        assert torch.allclose(before, after)
+        (ours,) = torch.autograd.grad(after, [scale])
+        assert ours.abs() > 0
+
+
+def test_a_batch_of_one_example_is_refused_where_it_is_normalized():
+    norm = nn.BatchNorm1d(4, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(2, 4), norm, nn.Linear(4, 1)).double()
+    tasks = vector_tasks()
+    with pytest.raises(ValueError, match=r"single example.*batch=.*GroupNorm"):
+        InnerLoopLearner(model, SGD(0.1), 2, loss=mse, batch=1)(tasks)
+    assert InnerLoopLearner(model, SGD(0.1), 2, loss=mse, batch=2)(tasks).shape == (4,)
 
 
 @pytest.mark.parametrize("size", [None, 2])
