@@ -218,10 +218,10 @@ CONTENDERS: dict[str, Contender] = {
     "Meta-SGD": Episodic("MetaSGD", ONE_STEP, 3000),
     "Reptile": ManySteps(),
     "MAML without convolutions": Episodic("MAML", ONE_STEP, 5000, batch=16, net="dense4"),
-    "prototypical network": Compares("PrototypicalNetwork", 20000),
-    "matching network": Compares("MatchingNetwork", 20000, {"learn_temperature": True}),
-    "relation network": Relates(25000),
+    "prototypical network": Compares("PrototypicalNetwork", 10000),
+    "matching network": Compares("MatchingNetwork", 10000, {"learn_temperature": True}),
+    "relation network": Relates(15000),
     # Its pairs are as many as the square of the examples: fewer ways, and more tasks.
-    "Siamese network": Compares("SiameseNetwork", 40000, ways=20, queries=5),
+    "Siamese network": Compares("SiameseNetwork", 15000, ways=20, queries=5),
     "joint pre-training": Episodic("Pretrained", ONE_STEP, 500),
 }
