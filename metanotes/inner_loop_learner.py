@@ -21,7 +21,6 @@ from metanotes.inner_loop import Descent, descend
 from metanotes.learner import (
     Learner,
     Loss,
-    check_loss,
     check_outputs,
     check_targets,
     cross_entropy,
@@ -39,6 +38,7 @@ from metanotes.theta import (
     leaves,
     losses_and_gradients,
     losses_pulled_back,
+    one_number_each,
     over_tasks,
     parts_of,
     present,
@@ -199,11 +199,12 @@ class InnerLoopLearner(Learner):
             return self.task_losses(self.predict(theta, x), y)
         body, head = self.body_and_head()
         if body is not None:
-            return over_tasks(partial(self.query_loss, model=head))(theta, self.features(x), y)
+            loss = over_tasks(partial(self.query_loss, model=head))
+            return one_number_each(loss(theta, self.features(x), y))
         # One by one, the gradient at theta can be taken at once, where theta is all that learns.
         if present().apart and torch.is_grad_enabled() and self.theta_is_all():
             return losses_pulled_back(self.query_loss, theta, x, y)
-        return over_tasks(self.query_loss, predicts=True)(theta, x, y)
+        return one_number_each(over_tasks(self.query_loss, predicts=True)(theta, x, y))
 
     def theta_is_all(self) -> bool:
         """Whether a loss at theta depends on nothing else that is learned."""
@@ -217,13 +218,13 @@ class InnerLoopLearner(Learner):
 
         The place for what shall hold inside alone, such as a penalty on theta.
         """
-        return check_loss(self.loss(self.outputs(theta, x, model), y))
+        return self.loss(self.outputs(theta, x, model), y)
 
     def query_loss(
         self, theta: Theta, x: Inputs, y: Tensor, model: nn.Module | None = None
     ) -> Tensor:
         """The loss outside: that of the outputs, without what `task_loss` may add to it."""
-        return check_loss(self.loss(self.outputs(theta, x, model), y))
+        return self.loss(self.outputs(theta, x, model), y)
 
     def outputs(self, theta: Theta, x: Inputs, model: nn.Module | None = None) -> Tensor:
         """f_theta(x) of one task: x `[N, ...]` to outputs `[N, ...]`."""

@@ -21,9 +21,9 @@ from torch.nn.functional import mse_loss as mse
 
 from metanotes.engine import Computing, Options, Workshop, meta_step
 from metanotes.task import Batch, Inputs, Task, check_tasks
-from metanotes.theta import over_tasks
+from metanotes.theta import one_number_each, over_tasks
 
-__all__ = ["Learner", "check_loss", "check_outputs", "check_targets", "cross_entropy", "mse"]
+__all__ = ["Learner", "check_outputs", "check_targets", "cross_entropy", "mse"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100  # a token that cross entropy leaves out, as torch's `ignore_index`
@@ -94,7 +94,7 @@ class Learner(nn.Module):
 
     def task_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss of every task: outputs `[T, M, ...]`, y `[T, M]` or `[T, M, ...]`, to `[T]`."""
-        return over_tasks(self.loss)(outputs, y)
+        return one_number_each(over_tasks(self.loss)(outputs, y))
 
     def first_look(self, tasks: Task) -> torch.Size:
         """Run the model on a single task: the shape of its output for one example."""
@@ -151,27 +151,6 @@ def check_outputs(outputs: Any, y: Tensor) -> torch.Size:
             "maps [N, ...] to [N, ...], an output for each example"
         )
     return outputs.shape[1:]
-
-
-def check_loss(loss: Tensor) -> Tensor:
-    """The loss of one task, if it is a scalar.
-
-    Raises:
-        ValueError: it is not.
-
-    >>> check_loss(mse(torch.ones(3), torch.zeros(3)))
-    tensor(1.)
-    >>> check_loss(mse(torch.ones(3), torch.zeros(3), reduction="none"))
-    Traceback (most recent call last):
-    ValueError: the loss of one task is [3], not a scalar: use reduction='mean', ...
-    """
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(
-            f"the loss of one task is {shape}, not a scalar: use reduction='mean', or take the "
-            "mean over the examples"
-        )
-    return loss
 
 
 def check_targets(loss: Loss, output: torch.Size, y: Tensor) -> None:

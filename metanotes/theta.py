@@ -210,6 +210,9 @@ class How(NamedTuple):
         channels_last: images of one task with their channels last in memory: faster on a CPU.
         layers: makes a context in which functions of `torch.nn` under `vmap` are worked out in
             another way.
+        stacked: makes a context in which functions of torch take tensors of all tasks, without
+            `vmap`, or refuse to (`NotStackable`): then one by one.
+        on_trial: let the refusal through.
 
     >>> How(at_once=True).channels_last
     False
@@ -219,6 +222,12 @@ class How(NamedTuple):
     apart: bool = False
     channels_last: bool = False
     layers: Callable[[], AbstractContextManager[Any]] = nullcontext
+    stacked: Callable[[], AbstractContextManager[Any]] | None = None
+    on_trial: bool = False
+
+
+class NotStackable(NotImplementedError):
+    """A function of one task that cannot be given tensors of all tasks."""
 
 
 IN_FORCE: ContextVar[How | None] = ContextVar("how tasks are worked on", default=None)
@@ -260,13 +269,15 @@ def over_tasks(function: Callable[..., Tensor], *, predicts: bool = False) -> Ca
     """
     how = present()
     if how.at_once and not (predicts and how.apart):
-        at_once = vmap(function, randomness="different")
+        at_once = None if how.stacked else vmap(function, randomness="different")
 
         def run(*args: Any) -> Tensor:
             # A single task is a plain call: nothing is gained, and torch reads strides of a batch
             # of one otherwise than those of many.
             if task_count(args) == 1:
                 return each(function, args, how)
+            if at_once is None:
+                return stacked(function, args, how)
             with how.layers():
                 return at_once(*args)
 
@@ -290,7 +301,22 @@ def of_task(args: Any, n: int, how: How = ONE_BY_ONE) -> Any:
 def each(function: Callable[..., Tensor], args: Any, how: How = ONE_BY_ONE) -> Tensor:
     """A function of one task on each task in turn."""
     tasks = range(task_count(args))
-    return torch.stack([function(*of_task(args, n, how)) for n in tasks])
+    results = [function(*of_task(args, n, how)) for n in tasks]
+    if not isinstance(results[0], Tensor):
+        raise ValueError(f"a function of one task gave a {type(results[0]).__name__}, not a tensor")
+    return torch.stack(results)
+
+
+def stacked(function: Callable[..., Tensor], args: Any, how: How) -> Tensor:
+    """A function of one task on tensors of all tasks, if it is such a one; else on each in turn."""
+    assert how.stacked is not None
+    try:
+        with how.stacked():
+            return function(*args)
+    except NotStackable:
+        if how.on_trial:
+            raise
+        return each(function, args, how)
 
 
 # ------------------------------------------------------------------------ losses and gradients
@@ -328,7 +354,7 @@ def losses_and_gradients(
     elif not all(t.requires_grad for t in theta.values()):
         at = {n: t if t.requires_grad else t.detach().requires_grad_() for n, t in theta.items()}
     with torch.enable_grad():
-        losses = over_tasks(loss)(at, x, y)
+        losses = one_number_each(over_tasks(loss)(at, x, y))
         gradients = torch.autograd.grad(
             losses,
             list(at.values()),
@@ -337,6 +363,26 @@ def losses_and_gradients(
             materialize_grads=True,
         )
     return losses, dict(zip(theta, gradients, strict=True))
+
+
+def one_number_each(losses: Tensor) -> Tensor:
+    """The losses of tasks, if they are `[T]`.
+
+    Raises:
+        ValueError: they are not.
+
+    >>> one_number_each(torch.ones(3))
+    tensor([1., 1., 1.])
+    >>> one_number_each(torch.ones(3, 5))
+    Traceback (most recent call last):
+    ValueError: the loss of one task is [5], not a scalar: use reduction='mean', ...
+    """
+    if losses.ndim != 1:
+        raise ValueError(
+            f"the loss of one task is {list(losses.shape[1:])}, not a scalar: use "
+            "reduction='mean', or take the mean over the examples"
+        )
+    return losses
 
 
 class KnownGradient(torch.autograd.Function):

@@ -7,7 +7,7 @@ from functools import partial
 
 from benchmarks.measure import OURS, Workload
 from benchmarks.meta_step import Contenders, meta_step
-from benchmarks.peers import ALL, BASIC, COMPILED, metanotes
+from benchmarks.peers import ALL, BASIC, COMPILED, DOZEN_LINES, metanotes
 from metanotes import mse
 from metanotes.data import sinusoid
 from metanotes.nets import mlp
@@ -21,13 +21,14 @@ def sine(
     queries: int = 10,
     first_order: bool = False,
     contenders: Contenders | None = None,
+    recorded: bool = True,
 ) -> Workload:
-    """The network 1-width-width-1."""
+    """The network 1-width-width-1; ours with recordings, as `meta_train` asks for them, or not."""
     contenders = {**ALL, **COMPILED} if contenders is None else contenders
     if OURS in contenders:
-        contenders = {**contenders, OURS: partial(metanotes, small=True)}
+        contenders = {**contenders, OURS: partial(metanotes, small=recorded)}
     return meta_step(
-        f"sine network 1-{width}-{width}-1",
+        f"sine network 1-{width}-{width}-1" + ("" if recorded else ", nothing recorded"),
         partial(mlp, 1, width, width, 1),
         lambda count: sinusoid(shots, queries, seed=0)(count),
         mse,
@@ -44,6 +45,8 @@ def standard() -> Iterator[Workload]:
     for steps in (1, 5):
         yield sine(steps=steps)
     yield sine(steps=10, contenders=ALL)  # compiling ten steps takes minutes
+    for steps in (1, 5):
+        yield sine(steps=steps, contenders=DOZEN_LINES, recorded=False)
 
 
 def quick() -> Iterator[Workload]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metanotes._ground.randomness import cuda_devices
 from metanotes.engine.protocol import Learned
+from metanotes.engine.stacked import Stacked
 from metanotes.engine.task_layers import TaskLayers
 from metanotes.engine.trial import (
     Trial,
@@ -119,8 +121,10 @@ def _key(learner: Learned, tasks: Task) -> Hashable:
         tuple([p.requires_grad for m in modules for p in m._parameters.values() if p is not None]),
         tuple([(t.shape[1:], t.dtype, t.device) for t in tensors]),
         (learner.options, any(t.requires_grad for t in tensors)),
-        # What a trial compares, where a learner has them: second derivatives, how many examples.
+        # What a trial compares, where a learner has them: second derivatives, how many examples,
+        # the loss.
         (getattr(learner, "first_order", None), getattr(learner, "batch", None)),
+        id(getattr(learner, "loss", None)),
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
     )
 
@@ -174,7 +178,7 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             if plain.normalizes_groups:
                 candidate = candidate._replace(channels_last=False)
             tried = plan._replace(how=candidate)
-            if trial.agrees(tried.at_work, candidate.at_once):
+            if trial.agrees(partial(tried.at_work, on_trial=True), candidate.at_once):
                 return tried
     return plan
 
@@ -187,7 +191,7 @@ def _group(learner: Learned, flops: int) -> int:
 def _candidates(convolves: bool, group: int, whole: bool) -> Sequence[How]:
     """The ways to try, the fastest first; `whole` where all has to be one ordinary graph."""
     if not convolves:
-        return [How(at_once=True)] if group > 1 else []
+        return [How(at_once=True, stacked=Stacked), How(at_once=True)] if group > 1 else []
     by_one = How(channels_last=True)
     if group == 1:
         return [by_one]
