@@ -250,14 +250,14 @@ def _each_alone(
 def _together(learner: Learner, tasks: Task, steps: int | None, plan: Plan) -> Together:
     """How queries may be predicted, so that each is as it would be by itself.
 
-    Tried on three queries of the first task, with the learner as it is. Where its predictions are
-    all alike there is nothing to see, and it may mix them.
+    Tried on three queries of two tasks (one task would be worked on otherwise), with the learner as
+    it is. Where its predictions are all alike there is nothing to see, and it may mix them.
     """
-    one = map_tensors(lambda t: t[:1], tasks)
-    few = Task(one.support, map_tensors(lambda t: t[:, :3], one.query))
+    two = map_tensors(lambda t: t[:2], tasks)
+    few = Task(two.support, map_tensors(lambda t: t[:, :3], two.query))
     with plan.at_work():
-        adapted = _adapt(learner, one.support, steps)
-        among_all = learner.predict(adapted, one.query.x)[:, :3].double()
+        adapted = _adapt(learner, two.support, steps)
+        among_all = learner.predict(adapted, two.query.x)[:, :3].double()
     right = _each_alone(learner, adapted, few, plan, "none").double()
     try:
         with slow_rules_refused():

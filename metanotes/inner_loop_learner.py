@@ -21,6 +21,7 @@ from metanotes.inner_loop import Descent, descend
 from metanotes.learner import (
     Learner,
     Loss,
+    about_dtypes,
     check_outputs,
     check_targets,
     cross_entropy,
@@ -280,8 +281,9 @@ class InnerLoopLearner(Learner):
         before = {name: b._version for name, b in self.model.named_buffers()}
         try:
             outputs = call(self.model, {}, x)
-        except RuntimeError as error:
-            refuse_whole_numbers(x, error)
+        except (RuntimeError, ValueError) as error:
+            if about_dtypes(error):
+                refuse_whole_numbers(x, error)
             raise
         written = [n for n, b in self.model.named_buffers() if b._version != before.get(n)]
         if written:

@@ -100,11 +100,10 @@ class Learner(nn.Module):
         """Run the model on a single task: the shape of its output for one example."""
         try:
             outputs = self.predict(self.adapt(tasks.support), tasks.query.x)
-        except RuntimeError as error:
-            if "type" in str(error):  # of numbers: torch names two of them
-                for x, _ in tasks:
-                    refuse_whole_numbers(x, error)
-                    refuse_other_dtype(self, x)
+        except (RuntimeError, ValueError) as error:
+            for x, _ in tasks if about_dtypes(error) else ():
+                refuse_whole_numbers(x, error)
+                refuse_other_dtype(self, x)
             raise
         if not isinstance(outputs, Tensor):
             check_outputs(outputs, tasks.query.y[0])
@@ -260,7 +259,12 @@ def refuse_other_dtype(model: nn.Module, x: Inputs) -> None:
             )
 
 
-def refuse_whole_numbers(x: Inputs, error: RuntimeError) -> None:
+def about_dtypes(error: Exception) -> bool:
+    """Whether torch, or a module, complains of the type of numbers."""
+    return any(words in str(error) for words in ("type", "not implemented for"))
+
+
+def refuse_whole_numbers(x: Inputs, error: Exception) -> None:
     """Say what to do where a model could not work with inputs that are whole numbers.
 
     Raises:

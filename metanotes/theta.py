@@ -9,6 +9,7 @@ very function and compared. The value is the same either way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -64,20 +65,35 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
     tensor([[3.]])
     """
     args, kwargs = ((), x) if isinstance(x, dict) else ((x,), {})
-    if not theta:
-        return module(*args, **kwargs)
     # `torch.func.functional_call` loses a parameter that stands under two names, and is slower.
-    own = [place for place in places(module) if place[2] in theta]
+    every = places(module)
+    own = [place for place in every if place[2] in theta]
     if len(own) < len(theta):
         strange = theta.keys() - {name for _, _, name, _ in own}
         raise KeyError(f"{sorted(strange)} name no parameter of {type(module).__name__}")
+    own += [place for place in every if place[3].ndim > 3 and place[2] not in theta]
     try:
-        for holder, short, name, _ in own:
-            holder[short] = theta[name]
+        for holder, short, name, p in own:
+            holder[short] = theta[name] if name in theta else in_plain_order(p)
         return module(*args, **kwargs)
     finally:
         for holder, short, _, p in own:
             holder[short] = p
+
+
+def in_plain_order(p: Tensor) -> Tensor:
+    """The same weights, their strides in the usual order where their axes of one number leave a
+    choice: for a single image, torch takes those of a kernel of one pixel with its channels last
+    for those of something else, and pulls a wrong gradient back (torch 2.13, on a CPU).
+
+    >>> kernel = torch.ones(3, 4, 1, 1).to(memory_format=torch.channels_last)
+    >>> kernel.stride(), in_plain_order(kernel).stride()
+    ((4, 1, 4, 4), (4, 1, 1, 1))
+    """
+    usual = tuple(math.prod(p.shape[axis + 1 :]) for axis in range(p.ndim))
+    if p.stride() == usual or not p.is_contiguous():
+        return p
+    return p.clone(memory_format=torch.contiguous_format)
 
 
 Place = tuple[dict[str, Any], str, str, nn.Parameter]
@@ -111,7 +127,10 @@ def with_task_axis(phi: Theta, tasks: int) -> Theta:
     torch.Size([3, 2])
     """
     if not present().channels_last:
-        return {name: p.expand(tasks, *p.shape) for name, p in phi.items()}
+        return {
+            name: (in_plain_order(p) if p.ndim > 3 else p).expand(tasks, *p.shape)
+            for name, p in phi.items()
+        }
     # As in images, the channels of convolution weights lie side by side: no copies later on.
     return {
         name: (p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p).expand(

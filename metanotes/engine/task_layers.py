@@ -60,12 +60,12 @@ def pool(x: Tensor, window: tuple[Any, ...]) -> Tensor:
     return to_tasks(MaxPooling.apply(to_channels(x), window), len(x))
 
 
-def normalize_groups(x: Tensor, w: Tensor, b: Tensor, groups: int, eps: float) -> Tensor:
-    """Group normalisation: x `[T, N, C, H, W]`, w and b `[T, C]`."""
+def normalize_groups(x: Tensor, *weights: Tensor, groups: int, eps: float) -> Tensor:
+    """Group normalisation: x `[T, N, C, H, W]`; weights and biases `[T, C]`, or neither."""
     tasks = len(x)
     together = x.transpose(0, 1).flatten(1, 2).contiguous()  # see `Plain.normalizes_groups`
-    y = F.group_norm(together, tasks * groups, w.flatten(), b.flatten(), eps)
-    return to_tasks(y, tasks)
+    w, b = (t.flatten() for t in weights) if weights else (None, None)
+    return to_tasks(F.group_norm(together, tasks * groups, w, b, eps), tasks)
 
 
 # --------------------------------------------------------------------------- in place of vmap's
@@ -142,10 +142,11 @@ def _group_normalization(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor | None:
-    if input.ndim != 4 or weight is None or bias is None:
+    weights = [t for t in (weight, bias) if t is not None]
+    if input.ndim != 4 or len(weights) == 1:
         return None
     layer = partial(normalize_groups, groups=num_groups, eps=eps)
-    return _Vmapped.apply(layer, input, weight, bias)
+    return _Vmapped.apply(layer, input, *weights)
 
 
 def _max_pooling(
