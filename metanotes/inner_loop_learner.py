@@ -29,7 +29,16 @@ from metanotes.learner import (
     refuse_running_statistics,
     refuse_whole_numbers,
 )
-from metanotes.task import Batch, Inputs, Task, check_tasks, in_parts, map_tensors, minibatches
+from metanotes.task import (
+    Batch,
+    Inputs,
+    Task,
+    check_tasks,
+    in_parts,
+    map_tensors,
+    minibatches,
+    tensors_of,
+)
 from metanotes.theta import (
     IN_FORCE,
     Layers,
@@ -186,7 +195,10 @@ class InnerLoopLearner(Learner):
         if body is not None or not self.options.checkpoint:
             return descend(phi, descent)
         own = {id(p) for p in phi.values()}
-        learned = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        learned: list[Tensor] = [
+            p for p in self.parameters() if p.requires_grad and id(p) not in own
+        ]
+        learned += [t for t in tensors_of(batches) if t.requires_grad]
         return descend(phi, descent, checkpoint=True, learned=learned)
 
     def losses_at(self, theta: Theta, batch: Batch) -> Tensor:
@@ -304,6 +316,7 @@ class InnerLoopLearner(Learner):
 
         phi = {name: p.detach() for name, p in self.phi().items()}
         theta = leaves({n: near(t) for n, t in with_task_axis(phi, 2).items()})
+        by = [*theta.values(), *self.probed(tasks)]
         body, head = self.body_and_head()
         support, loss = self.in_turn(tasks.support)[0], self.task_loss
         if body is not None:
@@ -319,13 +332,10 @@ class InnerLoopLearner(Learner):
             along = torch.stack(
                 [(g * torch.sin(g.detach() * 1e3 + 1)).sum() for g in grads.values()]
             ).sum()
-            numbers += torch.autograd.grad(along, list(theta.values()), materialize_grads=True)
+            numbers += torch.autograd.grad(along, by, materialize_grads=True, retain_graph=True)
         losses = self.losses_at(theta, tasks.query)
         weights = torch.arange(1, 3).to(losses)
-        rest = [p for p in self.parameters() if p.requires_grad and not p._backward_hooks]
-        numbers += torch.autograd.grad(
-            weights @ losses, [*theta.values(), *rest], materialize_grads=True
-        )
+        numbers += torch.autograd.grad(weights @ losses, by, materialize_grads=True)
         return [*numbers, losses]
 
     def check(self, tasks: Task, output: torch.Size) -> None:

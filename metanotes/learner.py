@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy as cross_entropy
 from torch.nn.functional import mse_loss as mse
 
 from metanotes.engine import Computing, Options, Workshop, meta_step
-from metanotes.task import Batch, Inputs, Task, check_tasks
+from metanotes.task import Batch, Inputs, Task, check_tasks, tensors_of
 from metanotes.theta import one_number_each, over_tasks
 
 __all__ = ["Learner", "check_outputs", "check_targets", "cross_entropy", "mse"]
@@ -112,13 +112,18 @@ class Learner(nn.Module):
     @torch.enable_grad()
     def probe(self, tasks: Task) -> list[Tensor]:
         """The losses of some tasks, and their gradient."""
-        phi = [p for p in self.parameters() if p.requires_grad and not p._backward_hooks]
+        phi = self.probed(tasks)
         losses = self.query_losses(tasks)
         if not losses.requires_grad:
             return [losses]
         weights = torch.arange(1, len(losses) + 1).to(losses)  # each task counts by itself
         gradient = torch.autograd.grad(weights @ losses, phi, materialize_grads=True)
         return [losses, *gradient]
+
+    def probed(self, tasks: Task) -> list[Tensor]:
+        """By what a probe differentiates: what is learned, and tasks that carry a graph."""
+        own = [p for p in self.parameters() if p.requires_grad and not p._backward_hooks]
+        return [*own, *(t for t in tensors_of(tasks) if t.requires_grad)]
 
     def check(self, tasks: Task, output: torch.Size) -> None:
         """Refuse targets that outputs of this shape cannot be compared with."""

@@ -71,7 +71,8 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
     if len(own) < len(theta):
         strange = theta.keys() - {name for _, _, name, _ in own}
         raise KeyError(f"{sorted(strange)} name no parameter of {type(module).__name__}")
-    own += [place for place in every if place[3].ndim > 3 and place[2] not in theta]
+    if present().stacked is None:  # which knows no kernels, and may not look at a shape
+        own += [place for place in every if place[3].ndim > 3 and place[2] not in theta]
     try:
         for holder, short, name, p in own:
             holder[short] = theta[name] if name in theta else in_plain_order(p)

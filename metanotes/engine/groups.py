@@ -9,9 +9,10 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from metanotes.engine.nodes import nodes_of
 from metanotes.engine.plan import LARGE, Plan
 from metanotes.engine.protocol import Learned
-from metanotes.engine.trial import depends_on_others, nodes_of
+from metanotes.engine.trial import depends_on_others
 from metanotes.task import Task, task_count
 
 Gradient = list[Tensor | None]
@@ -38,7 +39,7 @@ def losses_and_gradient(
     with plan.at_work(), torch.enable_grad():
         for group, share in zip(groups, shares, strict=True):
             losses.append(learner.query_losses(group))
-            if len(groups) > 1 == len(losses) and depends_on_others(learner, nodes_of(losses[0])):
+            if len(groups) > 1 == len(losses) and depends_on_others(learner, nodes_of(losses)):
                 raise RuntimeError(
                     "the losses depend on a tensor that requires a gradient and is not among "
                     "learner.parameters(), and did not when tasks of this shape were first seen: "

@@ -31,7 +31,7 @@ from metanotes.engine.trial import (
     two_of,
 )
 from metanotes.engine.working import working
-from metanotes.task import Task, select, task_count, tensors_of
+from metanotes.task import Task, map_tensors, select, task_count, tensors_of
 from metanotes.theta import ONE_BY_ONE, How
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
@@ -143,7 +143,7 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             its model raise by themselves.
     """
     two = two_of(tasks)
-    one = select(two, slice(1))
+    one = map_tensors(lambda t: t.detach()[:1], two)
     device = tensors_of(tasks)[0].device
     with torch.random.fork_rng(devices=cuda_devices(device)), left_as_it_was(learner):
         with (

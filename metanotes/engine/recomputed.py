@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metanotes._ground.randomness import random_state, replayed
+from metanotes.engine.nodes import nodes_of
 from metanotes.engine.working import attention_at_present
 from metanotes.theta import Theta, flat, in_force, leaves, present
 
@@ -38,7 +39,8 @@ def recomputed(
         learned: the tensors that require a gradient and that a step depends on beside these.
 
     Raises:
-        RuntimeError: in the backward pass, if a step gives another result than it gave before.
+        RuntimeError: a step depends on another tensor that requires a gradient, which would be
+            lost; in the backward pass, if a step gives another result than it gave before.
 
     >>> rate = torch.tensor(0.5, requires_grad=True)
     >>> halve = lambda t, theta, state: ({"w": theta["w"] - rate * theta["w"]}, state)
@@ -73,6 +75,9 @@ class _Recomputed(torch.autograd.Function):
             last = bool(t == steps - 1)  # the first to be pulled back: its graph is needed at once
             with torch.set_grad_enabled(last):
                 outputs = step(t, *inputs)
+            if last:
+                ends = [*outputs[0].values(), *flat(outputs[1])]
+                _refuse_others(ends, [*inputs[0].values(), *flat(inputs[1]), *ctx.learned])
             ctx.kept.append((inputs, outputs if last else None, random))
             theta = {n: v.detach() for n, v in outputs[0].items()}
             state = tuple({n: v.detach() for n, v in part.items()} for part in outputs[1])
@@ -122,6 +127,18 @@ def casts_in_force(device: torch.device) -> AbstractContextManager[Any]:
     if not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, torch.get_autocast_dtype(device.type))
+
+
+def _refuse_others(ends: Sequence[Tensor], known: Sequence[Tensor]) -> None:
+    """Refuse a step whose graph begins at a tensor that is not known."""
+    own = {id(t) for t in known}
+    others = (getattr(node, "variable", None) for node in nodes_of(ends, until=known))
+    if any(other is not None and id(other) not in own for other in others):
+        raise RuntimeError(
+            "checkpoint=True: an inner step depends on a tensor that requires a gradient and is "
+            "not among learner.parameters(), and its gradient would be lost: register it in the "
+            "learner, or use checkpoint=False"
+        )
 
 
 def _check_same(theta: Theta, before: Sequence[Tensor], t: int) -> None:

@@ -16,6 +16,7 @@ from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from metanotes.engine.nodes import nodes_of
 from metanotes.engine.normalizations import FORMULAS
 from metanotes.engine.protocol import Learned
 from metanotes.engine.working import working
@@ -28,7 +29,8 @@ def two_of(tasks: Task) -> Task:
 
     def two(t: Tensor) -> Tensor:
         first = t.detach()[:2]
-        return first.clone() if len(first) == 2 else torch.cat([first, first])
+        both = first.clone() if len(first) == 2 else torch.cat([first, first])
+        return both.requires_grad_(t.requires_grad)
 
     return map_tensors(two, tasks)
 
@@ -40,7 +42,8 @@ def uneven(tasks: Task, seed: int) -> Task:
         if not x.is_floating_point():
             return x
         noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-        return x.clone().add_(0.1 * (x.abs().mean() + 1e-3) * noise)
+        noisy = x.detach().clone().add_(0.1 * (x.detach().abs().mean() + 1e-3) * noise)
+        return noisy.requires_grad_(x.requires_grad)
 
     return Task(*(batch._replace(x=map_tensors(noisy, batch.x)) for batch in tasks))
 
@@ -239,19 +242,7 @@ class Still(TorchFunctionMode):
 def graph_of(learner: Learned, one: Task, plain_attention: bool) -> list[Any]:
     """The nodes of the graph of a task's losses."""
     with torch.enable_grad(), working(ONE_BY_ONE, plain_attention=plain_attention):
-        return nodes_of(learner.query_losses(one))
-
-
-def nodes_of(losses: Tensor) -> list[Any]:
-    """The nodes of the graph of some losses, each once."""
-    nodes, seen, waiting = [], set(), [losses.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            nodes.append(node)
-            waiting += [parent for parent, _ in node.next_functions]
-    return nodes
+        return nodes_of([learner.query_losses(one)])
 
 
 def depends_on_others(learner: Learned, graph: list[Any]) -> bool:

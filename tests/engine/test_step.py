@@ -359,6 +359,36 @@ def test_what_is_learned_outside_from_the_second_call_on_is_not_dropped(size):
         assert ours.abs() > 0
 
 
+def test_with_checkpoints_what_is_learned_outside_of_the_learner_is_refused():
+    scale = torch.tensor(1.5).double().requires_grad_()
+    loss = lambda out, y: scale * mse(out, y)  # noqa: E731
+    learner = MAML(shaken(mlp(2, 4, 1)), 0.1, 2, loss=loss, checkpoint=True)
+    with pytest.raises(RuntimeError, match=r"checkpoint=True: .* register it in the learner"):
+        learner(vector_tasks())
+
+
+@pytest.mark.parametrize("adapts", [None, "3.weight"])
+def test_a_kernel_of_one_pixel_with_its_channels_last_on_a_single_image(adapts):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 3, 3, stride=2), nn.Upsample(scale_factor=2), nn.ConvTranspose2d(3, 4, 1)
+    model = nn.Sequential(
+        layers[0], nn.Sequential(*layers[1:], nn.Flatten()), nn.ReLU(), nn.LazyLinear(5)
+    )
+    tasks = image_tasks()
+    tasks = Task(tasks.support, Batch(tasks.query.x[:, :1], tasks.query.y[:, :1]))
+    model.double()(tasks.query.x[0])
+    model.to(memory_format=torch.channels_last)
+    learner = MAML(model, 0.1, adapts=adapts)
+    along = torch.randn_like(model[0].weight)
+    (gradient,) = torch.autograd.grad(learner(tasks).mean(), [model[0].weight])
+    values = []
+    for h in (1e-6, -2e-6):
+        model[0].weight.data += h * along
+        values.append(learner(tasks).mean().detach())
+    expected = (values[0] - values[1]) / 2e-6
+    assert abs((gradient * along).sum() - expected) < 1e-5 * abs(expected)
+
+
 def test_a_batch_of_one_example_is_refused_where_it_is_normalized():
     norm = nn.BatchNorm1d(4, track_running_stats=False)
     model = nn.Sequential(nn.Linear(2, 4), norm, nn.Linear(4, 1)).double()
@@ -368,10 +398,11 @@ def test_a_batch_of_one_example_is_refused_where_it_is_normalized():
     assert InnerLoopLearner(model, SGD(0.1), 2, loss=mse, batch=2)(tasks).shape == (4,)
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
 @pytest.mark.parametrize("size", [None, 2])
-def test_inputs_and_targets_that_carry_a_graph_get_their_gradient(size):
+def test_inputs_and_targets_that_carry_a_graph_get_their_gradient(size, checkpoint):
     tasks, model = vector_tasks(), shaken(mlp(2, 4, 1))
-    learner = MAML(model, 0.1, 2, loss=mse)
+    learner = MAML(model, 0.1, 2, loss=mse, checkpoint=checkpoint)
     x = tasks.support.x.clone().requires_grad_()
     y = tasks.query.y.clone().requires_grad_()
     with in_groups_of(size):
@@ -475,3 +506,33 @@ def test_real_inputs_may_be_indices():
     learner = MAML(Looked(), inner_lr=0.1)
     tasks = Task(Batch(x, y), Batch(x, y))
     torch.testing.assert_close(learner(tasks), learner.query_losses(tasks))
+
+
+def test_group_normalization_without_weights_after_layers_of_the_engine():
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 1),
+        nn.GroupNorm(3, 3, affine=False),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.LazyLinear(5),
+    )
+    x = torch.rand(2, 1, 1, 5, 6, dtype=torch.float64).expand(2, 5, 1, 5, 6)  # all alike in memory
+    y = torch.arange(5).expand(2, 5)
+    model.double()(x[0])
+    learner = InnerLoopLearner(model, SGD(0.1), 2, batch=1)
+    tasks = Task(Batch(x, y), Batch(x, y))
+    assert evaluate(learner, lambda n: tasks, 2).values.shape == (2,)
+
+
+def test_a_recurrent_model_of_whole_numbers_is_told_what_would_do():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.LSTM(4, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.cell(x)[0][:, -1]
+
+    x, y = torch.ones(2, 3, 5, 4, dtype=torch.long), torch.zeros(2, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"x of torch.int64 .* x.float\(\)"):
+        MAML(Last(), 0.1)(Task(Batch(x, y), Batch(x, y)))
