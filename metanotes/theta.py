@@ -64,18 +64,23 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
     >>> call(layer, {"weight": torch.ones(1, 2)}, torch.tensor([[1.0, 2.0]]))
     tensor([[3.]])
     """
-    args, kwargs = ((), x) if isinstance(x, dict) else ((x,), {})
     # `torch.func.functional_call` loses a parameter that stands under two names, and is slower.
     every = places(module)
     own = [place for place in every if place[2] in theta]
     if len(own) < len(theta):
         strange = theta.keys() - {name for _, _, name, _ in own}
         raise KeyError(f"{sorted(strange)} name no parameter of {type(module).__name__}")
+    new = [theta[name] for _, _, name, _ in own]
     if present().stacked is None:  # which knows no kernels, and may not look at a shape
         own += [place for place in every if place[3].ndim > 3 and place[2] not in theta]
+        new += [place[3] for place in own[len(new) :]]
+        if isinstance(x, Tensor) and x.ndim == 4 and len(x) == 1:
+            x, *new = ((t.contiguous() if t.ndim == 4 else t) for t in (x, *new))
+        new = [in_plain_order(t) if t.ndim > 3 else t for t in new]
+    args, kwargs = ((), x) if isinstance(x, dict) else ((x,), {})
     try:
-        for holder, short, name, p in own:
-            holder[short] = theta[name] if name in theta else in_plain_order(p)
+        for (holder, short, _, _), t in zip(own, new, strict=True):
+            holder[short] = t
         return module(*args, **kwargs)
     finally:
         for holder, short, _, p in own:
@@ -83,9 +88,11 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
 
 
 def in_plain_order(p: Tensor) -> Tensor:
-    """The same weights, their strides in the usual order where their axes of one number leave a
-    choice: for a single image, torch takes those of a kernel of one pixel with its channels last
-    for those of something else, and pulls a wrong gradient back (torch 2.13, on a CPU).
+    """The same kernel, its strides in the usual order where its axes of one number leave a choice.
+
+    For a single image torch misreads such strides, and where channels lie last it takes a gradient
+    for one whose channels do not, and pulls something wrong back (torch 2.13, on a CPU). So `call`
+    has neither.
 
     >>> kernel = torch.ones(3, 4, 1, 1).to(memory_format=torch.channels_last)
     >>> kernel.stride(), in_plain_order(kernel).stride()
@@ -380,9 +387,12 @@ def losses_and_gradients(
             list(at.values()),
             torch.ones_like(losses),  # of the sum: a task's loss depends on its own theta alone
             create_graph=create_graph,
-            materialize_grads=True,
+            allow_unused=True,
         )
-    return losses, dict(zip(theta, gradients, strict=True))
+    return losses, {
+        name: torch.zeros_like(t) if g is None else g
+        for (name, t), g in zip(at.items(), gradients, strict=True)
+    }
 
 
 def one_number_each(losses: Tensor) -> Tensor:

@@ -367,13 +367,18 @@ def test_with_checkpoints_what_is_learned_outside_of_the_learner_is_refused():
         learner(vector_tasks())
 
 
+FOR_ONE_IMAGE = {
+    "a kernel of one pixel": (nn.Upsample(scale_factor=2), nn.ConvTranspose2d(3, 4, 1)),
+    "instance normalization": (nn.InstanceNorm2d(3, affine=True), nn.Conv2d(3, 2, 3)),
+}
+
+
 @pytest.mark.parametrize("adapts", [None, "3.weight"])
-def test_a_kernel_of_one_pixel_with_its_channels_last_on_a_single_image(adapts):
+@pytest.mark.parametrize("name", FOR_ONE_IMAGE)
+def test_weights_with_their_channels_last_and_a_single_image(name, adapts):
     torch.manual_seed(0)
-    layers = nn.Conv2d(1, 3, 3, stride=2), nn.Upsample(scale_factor=2), nn.ConvTranspose2d(3, 4, 1)
-    model = nn.Sequential(
-        layers[0], nn.Sequential(*layers[1:], nn.Flatten()), nn.ReLU(), nn.LazyLinear(5)
-    )
+    inside = nn.Sequential(*copy.deepcopy(FOR_ONE_IMAGE[name]), nn.Flatten())
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), inside, nn.ReLU(), nn.LazyLinear(5))
     tasks = image_tasks()
     tasks = Task(tasks.support, Batch(tasks.query.x[:, :1], tasks.query.y[:, :1]))
     model.double()(tasks.query.x[0])
