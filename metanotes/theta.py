@@ -71,12 +71,11 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
         strange = theta.keys() - {name for _, _, name, _ in own}
         raise KeyError(f"{sorted(strange)} name no parameter of {type(module).__name__}")
     new = [theta[name] for _, _, name, _ in own]
-    if present().stacked is None:  # which knows no kernels, and may not look at a shape
-        own += [place for place in every if place[3].ndim > 3 and place[2] not in theta]
+    # (What is stacked knows no images, and may not look at a shape.)
+    if present().stacked is None and isinstance(x, Tensor) and x.ndim == 4 and len(x) == 1:
+        own += [place for place in every if place[2] not in theta]
         new += [place[3] for place in own[len(new) :]]
-        if isinstance(x, Tensor) and x.ndim == 4 and len(x) == 1:
-            x, *new = ((t.contiguous() if t.ndim == 4 else t) for t in (x, *new))
-        new = [in_plain_order(t) if t.ndim > 3 else t for t in new]
+        x, *new = (in_plain_order(t) if t.ndim == 4 else t for t in (x, *new))
     args, kwargs = ((), x) if isinstance(x, dict) else ((x,), {})
     try:
         for (holder, short, _, _), t in zip(own, new, strict=True):
@@ -88,20 +87,17 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
 
 
 def in_plain_order(p: Tensor) -> Tensor:
-    """The same kernel, its strides in the usual order where its axes of one number leave a choice.
+    """The same image or kernel in the usual order, also where axes of one number leave a choice.
 
-    For a single image torch misreads such strides, and where channels lie last it takes a gradient
-    for one whose channels do not, and pulls something wrong back (torch 2.13, on a CPU). So `call`
-    has neither.
+    For a single image torch misreads strides where channels lie last, or could: beside layers that
+    leave them first, something wrong is pulled back (torch 2.13, on a CPU). So `call` has neither.
 
     >>> kernel = torch.ones(3, 4, 1, 1).to(memory_format=torch.channels_last)
     >>> kernel.stride(), in_plain_order(kernel).stride()
     ((4, 1, 4, 4), (4, 1, 1, 1))
     """
     usual = tuple(math.prod(p.shape[axis + 1 :]) for axis in range(p.ndim))
-    if p.stride() == usual or not p.is_contiguous():
-        return p
-    return p.clone(memory_format=torch.contiguous_format)
+    return p if p.stride() == usual else p.clone(memory_format=torch.contiguous_format)
 
 
 Place = tuple[dict[str, Any], str, str, nn.Parameter]
@@ -135,10 +131,7 @@ def with_task_axis(phi: Theta, tasks: int) -> Theta:
     torch.Size([3, 2])
     """
     if not present().channels_last:
-        return {
-            name: (in_plain_order(p) if p.ndim > 3 else p).expand(tasks, *p.shape)
-            for name, p in phi.items()
-        }
+        return {name: p.expand(tasks, *p.shape) for name, p in phi.items()}
     # As in images, the channels of convolution weights lie side by side: no copies later on.
     return {
         name: (p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p).expand(
