@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from metanotes.task import Inputs, task_count
 
@@ -307,15 +306,16 @@ def over_tasks(function: Callable[..., Tensor], *, predicts: bool = False) -> Ca
 
 def of_task(args: Any, n: int, how: How = ONE_BY_ONE) -> Any:
     """The n-th task's part of arguments with a leading task axis."""
-
-    def part(t: Any) -> Any:
-        one = t[n]
-        if how.channels_last and one.ndim == 4 and one.is_floating_point():
-            rows = one.movedim(-3, -1).clone(memory_format=torch.contiguous_format)
-            one = rows.movedim(-1, -3)  # N, H, W, C in memory (vmap lacks `memory_format=`)
-        return one
-
-    return tree_map(part, args)
+    if isinstance(args, dict):
+        return {name: of_task(t, n, how) for name, t in args.items()}
+    if isinstance(args, tuple | list):  # by hand: torch's tree_map takes as long as a small layer
+        parts = [of_task(t, n, how) for t in args]
+        return type(args)(*parts) if hasattr(args, "_fields") else type(args)(parts)
+    one = args[n]
+    if how.channels_last and one.ndim == 4 and one.is_floating_point():
+        rows = one.movedim(-3, -1).clone(memory_format=torch.contiguous_format)
+        one = rows.movedim(-1, -3)  # N, H, W, C in memory (vmap lacks `memory_format=`)
+    return one
 
 
 def each(function: Callable[..., Tensor], args: Any, how: How = ONE_BY_ONE) -> Tensor:
