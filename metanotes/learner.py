@@ -266,7 +266,7 @@ def refuse_other_dtype(model: nn.Module, x: Inputs) -> None:
 
 def about_dtypes(error: Exception) -> bool:
     """Whether torch, or a module, complains of the type of numbers."""
-    return any(words in str(error) for words in ("type", "not implemented for"))
+    return any(words in str(error).lower() for words in ("type", "not implemented for"))
 
 
 def refuse_whole_numbers(x: Inputs, error: Exception) -> None:

@@ -80,6 +80,15 @@ ELEMENTWISE = frozenset(
         *(Tensor.relu, Tensor.tanh, Tensor.sigmoid, Tensor.sin),
     )
 )
+ALIKE = frozenset(  # questions whose answer is the same for one task as for all
+    (
+        *(Tensor.is_floating_point, Tensor.is_complex),
+        *(
+            getattr(Tensor, name).__get__
+            for name in ("dtype", "device", "layout", "requires_grad", "grad_fn", "is_leaf")
+        ),
+    )
+)
 
 
 class Stacked(TorchFunctionMode):
@@ -104,7 +113,7 @@ class Stacked(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in ELEMENTWISE:
+        if func in ELEMENTWISE or func in ALIKE:
             return func(*args, **kwargs)
         function = FUNCTIONS.get(func)
         if function is None:

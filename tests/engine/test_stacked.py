@@ -67,6 +67,17 @@ def test_parameters_that_all_tasks_share_stay_as_they_are():
             torch.testing.assert_close(a, right, rtol=1e-12, atol=1e-12)
 
 
+def test_a_hook_may_ask_what_is_the_same_for_all_tasks():
+    kinds = []
+    model = nn.Sequential(nn.Linear(IN, OUT))
+    model.register_forward_hook(lambda m, x, y: kinds.append((y.dtype, y.requires_grad)))
+    learner = MAML(model, 0.1)
+    assert plan_for(learner, tasks_of()).how.stacked is Stacked
+    kinds.clear()
+    learner(tasks_of())
+    assert kinds == [(torch.float32, True)] * 2
+
+
 REFUSED = {
     "a product": lambda x: 2 * x,
     "a shape": lambda x: F.relu(x) if x.shape[0] == N else x,

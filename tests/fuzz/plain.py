@@ -278,7 +278,12 @@ def each_task(tasks: Task) -> Iterator[tuple[Any, Tensor, Any, Tensor]]:
 
 
 def _pick(x: Any, index: Any) -> Any:
-    return {k: t[index] for k, t in x.items()} if isinstance(x, dict) else x[index]
+    if isinstance(x, dict):
+        return {k: t[index] for k, t in x.items()}
+    x = x[index]
+    if x.ndim == 4 and len(x) == 1:  # with channels last, torch's own gradient may be wrong
+        return x.clone(memory_format=torch.contiguous_format)
+    return x
 
 
 def _first(x: Any, count: int | None) -> Any:
