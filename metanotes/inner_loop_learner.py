@@ -307,23 +307,23 @@ class InnerLoopLearner(Learner):
 
     @torch.enable_grad()
     def probe(self, tasks: Task) -> list[Tensor]:
-        """Losses and gradients at two thetas, and a second derivative, without a step."""
+        """Losses and gradients at two thetas, and a second derivative, without the rule."""
         generator = torch.Generator().manual_seed(0)
 
-        def near(t: Tensor) -> Tensor:
+        def after_a_step(t: Tensor, gradient: Tensor) -> Tensor:  # also in how it lies in memory
             noise = torch.randn(t.shape, generator=generator).to(t)
-            return t + 0.01 * noise * (t.abs().mean() + 0.01)
+            return t + torch.empty_like(gradient).copy_(0.01 * noise * (t.abs().mean() + 0.01))
 
         phi = {name: p.detach() for name, p in self.phi().items()}
-        theta = leaves({n: near(t) for n, t in with_task_axis(phi, 2).items()})
-        by = [*theta.values(), *self.probed(tasks)]
         body, head = self.body_and_head()
         support, loss = self.in_turn(tasks.support)[0], self.task_loss
         if body is not None:
             support, loss = Batch(self.features(support.x), support.y), partial(loss, model=head)
-        start = with_task_axis(phi, 2)  # as it lies in memory at the first step
+        start = with_task_axis(phi, 2)
         losses, grads = losses_and_gradients(loss, start, *support)
         numbers = [losses, *grads.values()]
+        theta = leaves({n: after_a_step(t, grads[n]) for n, t in start.items()})
+        by = [*theta.values(), *self.probed(tasks)]
         losses, grads = losses_and_gradients(
             loss, theta, *support, create_graph=not self.first_order
         )

@@ -102,7 +102,7 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    if isinstance(padding, str) or input.ndim != 4:
+    if isinstance(padding, str) or not _images(input):
         return None
     if not is_batchedtensor(weight):
         # The tasks have the same weights, and vmap's own convolution, of all images at once, serves
@@ -127,7 +127,7 @@ def _normalization(
     if (
         not training
         or running_mean is not None
-        or input.ndim != 4
+        or not _images(input)
         or weight is None
         or bias is None
     ):
@@ -143,7 +143,7 @@ def _group_normalization(
     eps: float = 1e-5,
 ) -> Tensor | None:
     weights = [t for t in (weight, bias) if t is not None]
-    if input.ndim != 4 or len(weights) == 1:
+    if len(weights) == 1 or not _images(input):
         return None
     layer = partial(normalize_groups, groups=num_groups, eps=eps)
     return _Vmapped.apply(layer, input, *weights)
@@ -160,9 +160,14 @@ def _max_pooling(
 ) -> Any:
     size = kernel_size, kernel_size if stride is None else stride
     window = (*map(_pair, (*size, padding, dilation)), ceil_mode)
-    if input.ndim != 4 or return_indices:
+    if return_indices or not _images(input):
         return None
     return _Vmapped.apply(partial(pool, window=window), input)
+
+
+def _images(x: Tensor) -> bool:
+    """Whether they are images, and several. With one, torch misreads how the channels lie."""
+    return x.ndim == 4 and len(x) > 1
 
 
 def _pair(of: Any) -> Pair:
