@@ -6,7 +6,9 @@
 As the temperature goes to 0, z goes to the one-hot vector of a, and E L(z) to E L(a). At a
 temperature above 0 the gradient is that of another function, with a smaller variance.
 
-Straight-through: L sees the one-hot vector, its derivative goes on as if it had seen z.
+Straight-through: L sees the one-hot vector, its derivative goes on as if it had seen z. As the
+temperature goes to 0 this is the trapezoid rule for L's change from one choice to another: right
+where L is quadratic between the two, and biased where it is not.
 
 Source: Jang, Gu and Poole, "Categorical Reparameterization with Gumbel-Softmax", and Maddison, Mnih
 and Teh, "The Concrete Distribution", both ICLR 2017.
