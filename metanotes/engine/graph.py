@@ -105,7 +105,7 @@ def turn_products(graph: GraphModule) -> None:
         return node
 
     def is_transpose(node: Node) -> bool:
-        return node.target is aten.transpose.int and node.args[1:] == (1, 2)
+        return node.target is aten.transpose.int and node.args[1:] in ((1, 2), (-2, -1))
 
     def turns(node: Any) -> bool:
         """Whether the transpose of these matrices, `[T, N, M]`, is to be had without one."""
