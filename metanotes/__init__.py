@@ -12,6 +12,7 @@ from metanotes.evaluation import Score, evaluate
 from metanotes.history import History
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
+from metanotes.methods.architecture import DARTS, Controller, OneShot
 from metanotes.methods.bilevel import HyperRepresentation, InnerProblemError, hypergradient
 from metanotes.methods.comparison import (
     Classifier,
@@ -61,6 +62,7 @@ from metanotes.update_rules import SGD, Adam, Momentum, RMSprop, UpdateRule
 
 __all__ = [
     "ANIL",
+    "DARTS",
     "DSN",
     "MAML",
     "MANN",
@@ -71,6 +73,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "Comparing",
+    "Controller",
     "DomainAdaptation",
     "GatedRule",
     "GaussianProcess",
@@ -95,6 +98,7 @@ __all__ = [
     "NeuralProcess",
     "NeuralStatistician",
     "NonFiniteLossError",
+    "OneShot",
     "Pretrained",
     "PrototypicalNetwork",
     "RMSprop",
