@@ -12,7 +12,13 @@ from metanotes.evaluation import Score, evaluate
 from metanotes.history import History
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
-from metanotes.methods.architecture import DARTS, Controller, OneShot
+from metanotes.methods.architecture import (
+    DARTS,
+    Controller,
+    LearnedActivation,
+    OneShot,
+    TensorRates,
+)
 from metanotes.methods.bilevel import HyperRepresentation, InnerProblemError, hypergradient
 from metanotes.methods.comparison import (
     Classifier,
@@ -84,6 +90,7 @@ __all__ = [
     "InnerLoopLearner",
     "InnerProblemError",
     "LSTMRule",
+    "LearnedActivation",
     "LearnedOptimizer",
     "LearnedRates",
     "Learner",
@@ -111,6 +118,7 @@ __all__ = [
     "StepSizeController",
     "StreamLearner",
     "Task",
+    "TensorRates",
     "UpdateRule",
     "cross_entropy",
     "evaluate",

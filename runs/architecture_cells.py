@@ -16,6 +16,7 @@ from metanotes.methods.architecture import (
     CELLS,
     DARTS,
     CellNetwork,
+    MixedProduct,
     OneShot,
     edges,
     function_of,
@@ -34,8 +35,12 @@ STEPS, DARTS_LR, ALPHA_LR = 150, 0.05, 0.03
 PATHS, PATHS_LR = 600, 0.1  # minibatches of one-shot training, and the first rate
 FUNCTIONS = sorted({function_of(cell) for cell in CELLS}, key=CELLS.index)
 
-# Name -> xi over the rate of w.
-ORDERS = {"DARTS, first order": 0.0, "DARTS, second order": 1.0}
+# Name -> xi over the rate of w, and how the mixed product is worked out.
+ORDERS: dict[str, tuple[float, MixedProduct]] = {
+    "DARTS, first order": (0.0, "finite difference"),
+    "DARTS, second order": (1.0, "finite difference"),
+    "DARTS, exact second order": (1.0, "exact"),
+}
 ONE_SHOT = "one-shot"
 
 
@@ -70,7 +75,8 @@ def about() -> dict[str, Any]:
             "DARTS": f"{STEPS} steps of w (SGD, rate {DARTS_LR}, momentum .9) on the training "
             f"images by turns with alpha (Adam, rate {ALPHA_LR}) on the validation images",
             "one-shot": f"{PATHS} minibatches, a random cell each, SGD with Nesterov's "
-            f"momentum .9, rate {PATHS_LR} falling to 0; then every cell judged on the validation images with the shared weights",
+            f"momentum .9, rate {PATHS_LR} falling to 0; then every cell judged on the "
+            "validation images with the shared weights",
         },
         "protocol": f"Accuracy of a network trained from scratch, one row a cell and {CELL_SEEDS} "
         "seeds, on the validation and on the test images, with the 95 % interval over images. Rows "
@@ -139,7 +145,8 @@ def search(name: str, session: Session) -> None:
 def darts(name: str, net: CellNetwork, session: Session) -> tuple[str, ...]:
     """The operations with the largest alpha; their logarithms are kept as curves."""
     seed = session.seed
-    learner = DARTS(net, inner_lr=ORDERS[name] * DARTS_LR)
+    xi, mixed_product = ORDERS[name]
+    learner = DARTS(net, inner_lr=xi * DARTS_LR, mixed_product=mixed_product)
     optimizer = {
         "alpha": torch.optim.Adam(learner.alphas.values(), lr=ALPHA_LR),
         "weights": torch.optim.SGD(learner.weights.values(), lr=DARTS_LR, momentum=0.9),

@@ -1,5 +1,11 @@
 """phi is the network: which operations it has, and of which shape they are."""
 
+from metanotes.methods.architecture.activation import (
+    LearnedActivation,
+    Sine,
+    Spline,
+    TensorRates,
+)
 from metanotes.methods.architecture.cells import (
     CELLS,
     OPERATIONS,
@@ -15,7 +21,7 @@ from metanotes.methods.architecture.controller import (
     Softmaxes,
     policy_search,
 )
-from metanotes.methods.architecture.darts import DARTS
+from metanotes.methods.architecture.darts import DARTS, MixedProduct
 from metanotes.methods.architecture.mixed_operation import (
     MixedOperation,
     best_choice,
@@ -32,10 +38,14 @@ __all__ = [
     "CellNetwork",
     "Controller",
     "DigitCell",
+    "LearnedActivation",
     "MixedOperation",
     "OneShot",
     "Policy",
+    "Sine",
     "Softmaxes",
+    "Spline",
+    "TensorRates",
     "Trail",
     "best_choice",
     "edges",

@@ -7,8 +7,8 @@ w* is out of reach, and one step of descent stands in for it, w' = w - xi grad_w
     grad_alpha L_val(w', alpha) = d_alpha - xi d2L_train/dalpha dw v                          (2)
     d_alpha = dL_val/dalpha (w', alpha),    v = dL_val/dw (w', alpha)
 
-First order is xi = 0. The product of the mixed second derivative with v is exact where autograd goes
-through the step; or it is a finite difference, which needs two more gradients and no graph of one:
+First order is xi = 0. The product of the mixed second derivative with v is exact where autograd
+goes through the step; or it is a finite difference: two more gradients, and no graph of one.
 
     d2L_train/dalpha dw v = (dL_train/dalpha (w + e v) - dL_train/dalpha (w - e v)) / 2 e     (3)
     e = 0.01 / |v|
