@@ -16,12 +16,12 @@ from metanotes.methods.architecture import (
     CELLS,
     DARTS,
     CellNetwork,
-    MixedProduct,
     OneShot,
     edges,
     function_of,
     train_classifier,
 )
+from metanotes.methods.architecture.darts import MixedProduct
 from metanotes.task import Task
 from metanotes.training import meta_train
 from runs.jobs import Job, LongRun, Session

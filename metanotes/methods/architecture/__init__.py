@@ -21,7 +21,7 @@ from metanotes.methods.architecture.controller import (
     Softmaxes,
     policy_search,
 )
-from metanotes.methods.architecture.darts import DARTS, MixedProduct
+from metanotes.methods.architecture.darts import DARTS
 from metanotes.methods.architecture.mixed_operation import (
     MixedOperation,
     best_choice,

@@ -77,12 +77,12 @@ def test_training_learns_digits_and_repeats_itself():
     x = x.float() / 255
     nets = [CellNetwork(("none", "conv", "none")) for _ in range(2)]
     for net in nets:
-        train_classifier(net, x[:400], y[:400], epochs=4)
+        train_classifier(net, x[:400], y[:400])
     same = zip(*(net.parameters() for net in nets), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
     with torch.no_grad():
         right = (nets[0].eval()(x[400:]).argmax(1) == y[400:]).double().mean()
-    assert right > 0.4
+    assert right > 0.5
 
 
 def test_the_last_step_of_training_has_a_rate_near_0(monkeypatch):
