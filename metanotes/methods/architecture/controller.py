@@ -18,6 +18,7 @@ Source: Zoph and Le, "Neural Architecture Search with Reinforcement Learning", I
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,18 @@ Rewarded = tuple[Tensor, Tensor]  # cells [n, K] and their rewards [n]
 class Policy(nn.Module):
     """What draws an architecture choice by choice, and learns which to draw (2).
 
-    A kind of policy says, in `logits`, what the scores of the next choice are. It is trained by
-    `meta_train` on what a function draws from it, see `Controller`.
+    A kind of policy says, in `scores`, what the scores of the next choice are. It is trained by
+    `policy_search`, or by `meta_train` on what a function draws from it, see `Controller`.
 
     Args:
         choices: how many options there are at each of the K places.
         decay: d of the baseline, in [0, 1).
+
+    >>> class Uniform(Policy):                                  # and nothing to learn
+    ...     def scores(self, k, before, state, n):
+    ...         return torch.zeros(n, self.choices[k]), None
+    >>> Uniform([2, 3], decay=0.8).log_prob(torch.tensor([[1, 2]])).exp() * 6
+    tensor([1.0000])
     """
 
     baseline: Tensor
@@ -47,18 +54,38 @@ class Policy(nn.Module):
         self.choices, self.decay = check_choices(choices), fraction("decay", decay)
         self.register_buffer("baseline", torch.tensor(torch.nan))
 
-    def logits(self, cells: Tensor) -> Tensor:
-        """The scores of choice k after those before, cells `[n, k]`, to `[n, C_k]`."""
+    def scores(self, k: int, before: Tensor | None, state: Any, n: int) -> tuple[Tensor, Any]:
+        """The scores of choice k, `[n, C_k]`, and what is to be remembered.
+
+        Args:
+            k: the place, 0 to K - 1.
+            before: choice k - 1, `[n]`; None at the first place.
+            state: what was to be remembered at the place before; None at the first.
+            n: how many architectures are drawn.
+        """
         raise NotImplementedError
+
+    def draw(self, n: int = 1, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """n architectures `[n, K]`, and log P(c) of each, `[n]`, differentiable in phi.
+
+        Args:
+            n: how many, drawn from torch's global generator.
+            cells: are gone through instead, `[n, K]`.
+        """
+        chosen, log_probs = [], []
+        before, state = None, None
+        for k in range(len(self.choices)):
+            scores, state = self.scores(k, before, state, n)
+            log_p = scores.log_softmax(1)
+            before = log_p.detach().exp().multinomial(1)[:, 0] if cells is None else cells[:, k]
+            chosen.append(before)
+            log_probs.append(log_p.gather(1, before[:, None])[:, 0])
+        return torch.stack(chosen, 1), torch.stack(log_probs).sum(0)
 
     @torch.no_grad()
     def sample(self, n: int = 1) -> Tensor:
         """n architectures drawn from torch's global generator: `[n, K]`."""
-        cells = torch.zeros(count("n", n), 0, dtype=torch.long)
-        for _ in self.choices:
-            drawn = self.logits(cells).softmax(1).multinomial(1)
-            cells = torch.cat([cells, drawn.to(cells)], 1)
-        return cells
+        return self.draw(count("n", n))[0]
 
     def log_prob(self, cells: Tensor) -> Tensor:
         """log P(c), differentiable in phi: cells `[n, K]` to `[n]`.
@@ -67,29 +94,28 @@ class Policy(nn.Module):
             ValueError: cells of another shape, or a choice that does not exist.
         """
         self.check(cells)
-        parts = [
-            self.logits(cells[:, :k]).log_softmax(1).gather(1, cells[:, k : k + 1])
-            for k in range(len(self.choices))
-        ]
-        return torch.cat(parts, 1).sum(1)
+        return self.draw(len(cells), cells)[1]
 
     def forward(self, rewarded: Rewarded) -> Tensor:
-        """- (R - b) log P(c) of each, `[n]`, whose gradient is minus the estimate (2).
+        """- (R - b) log P(c) of each, `[n]`, whose gradient is minus the estimate (2)."""
+        cells, rewards = rewarded
+        return self.losses(self.log_prob(cells), rewards)
+
+    def losses(self, log_probs: Tensor, rewards: Tensor) -> Tensor:
+        """The same of architectures that were just drawn: log P(c) and R(c), `[n]`.
 
         The baseline moves on afterwards. Before the first rewards it is their mean.
         """
-        cells, rewards = rewarded
         rewards = torch.as_tensor(rewards).to(self.baseline).detach()
-        if rewards.shape != cells.shape[:1] or not torch.isfinite(rewards).all():
+        if rewards.shape != log_probs.shape or not torch.isfinite(rewards).all():
             raise ValueError(
                 f"rewards {list(rewards.shape)} must be finite numbers, one for each of the "
-                f"{len(cells)} cells"
+                f"{len(log_probs)} cells"
             )
         mean = rewards.mean()
         b = torch.where(self.baseline.isnan(), mean, self.baseline)
-        losses = -self.log_prob(cells) * (rewards - b)
         self.baseline.copy_(self.decay * b + (1 - self.decay) * mean)
-        return losses
+        return -log_probs * (rewards - b)
 
     def check(self, cells: Tensor) -> None:
         """Refuse what are no architectures of this space."""
@@ -149,13 +175,10 @@ class Controller(Policy):
                 for p in self.parameters():
                     p.uniform_(-0.08, 0.08)
 
-    def logits(self, cells: Tensor) -> Tensor:
-        n, k = cells.shape
-        before = [self.start.expand(n, -1)]
-        before += [self.embeddings[j](cells[:, j]) for j in range(k)]
-        outputs, _ = self.lstm(torch.stack(before, 1))  # [n, k + 1, hidden]
-        scores: Tensor = self.heads[k](outputs[:, -1])
-        return scores
+    def scores(self, k: int, before: Tensor | None, state: Any, n: int) -> tuple[Tensor, Any]:
+        x = self.start.expand(n, -1) if before is None else self.embeddings[k - 1](before)
+        outputs, state = self.lstm(x[:, None], state)  # [n, 1, hidden]
+        return self.heads[k](outputs[:, 0]), state
 
 
 class Softmaxes(Policy):
@@ -175,12 +198,10 @@ class Softmaxes(Policy):
 
     def __init__(self, choices: Sequence[int], *, decay: float = 0.8) -> None:
         super().__init__(choices, decay)
-        self.scores = nn.ParameterList(torch.zeros(size) for size in self.choices)
+        self.tables = nn.ParameterList(torch.zeros(size) for size in self.choices)
 
-    def logits(self, cells: Tensor) -> Tensor:
-        n, k = cells.shape
-        scores: Tensor = self.scores[k]
-        return scores.expand(n, -1)
+    def scores(self, k: int, before: Tensor | None, state: Any, n: int) -> tuple[Tensor, None]:
+        return self.tables[k].expand(n, -1), None
 
 
 def policy_search(
@@ -206,12 +227,12 @@ def policy_search(
     """
     trail = Trail([], [])
     for _ in range(count("evaluations", evaluations)):
-        cells = policy.sample(1)
+        cells, log_probs = policy.draw(1)
         cell = tuple(cells[0].tolist())
         value = float(reward(cell))
         trail.cells.append(cell)
         trail.rewards.append(value)
         optimizer.zero_grad()
-        policy((cells, torch.tensor([value]))).mean().backward()
+        policy.losses(log_probs, torch.tensor([value])).mean().backward()
         optimizer.step()
     return trail

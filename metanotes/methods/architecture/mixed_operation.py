@@ -31,9 +31,9 @@ class MixedOperation(nn.Module):
     Raises:
         ValueError: fewer than two operations, or an alpha of another shape.
 
-    >>> edge = MixedOperation({"none": nn.Dropout(1.0), "skip": nn.Identity()})
-    >>> edge(torch.ones(3, 4)).unique()                      # half of nothing, half of x
-    tensor([0.5000])
+    >>> edge = MixedOperation({"none": nn.Threshold(9.0, 0.0), "skip": nn.Identity()})
+    >>> edge(torch.ones(2)).detach()                          # half of nothing, half of x
+    tensor([0.5000, 0.5000])
     >>> with torch.no_grad():
     ...     edge.alpha[1] = 2.0
     >>> edge.best
@@ -53,14 +53,10 @@ class MixedOperation(nn.Module):
                 f"alpha has the shape {list(alpha.shape)}; for the operations {list(operations)} "
                 f"it must be [{len(operations)}]"
             )
-        self.operations = nn.ModuleDict(operations)
+        self.names = tuple(operations)  # in the order of alpha
+        self.operations = nn.ModuleList(operations.values())
         self.alpha = nn.Parameter(torch.zeros(len(operations))) if alpha is None else alpha
         self.only: str | None = None  # of a path; see `only_path`
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the operations, in the order of alpha."""
-        return tuple(self.operations)
 
     @property
     def best(self) -> str:
@@ -69,10 +65,10 @@ class MixedOperation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.only is not None:
-            result: Tensor = self.operations[self.only](x)
+            result: Tensor = self.operations[self.names.index(self.only)](x)
             return result
         weights = self.alpha.softmax(0)
-        terms = [p * o(x) for p, o in zip(weights, self.operations.values(), strict=True)]
+        terms = [p * o(x) for p, o in zip(weights, self.operations, strict=True)]
         return torch.stack(terms).sum(0)
 
 
@@ -119,7 +115,7 @@ def only_path(net: nn.Module, choice: Sequence[str]) -> Iterator[None]:
     Raises:
         ValueError: another number of names than of edges, or a name that an edge does not have.
 
-    >>> net = nn.Sequential(MixedOperation({"skip": nn.Identity(), "double": nn.Softplus()}))
+    >>> net = nn.Sequential(MixedOperation({"skip": nn.Identity(), "tanh": nn.Tanh()}))
     >>> with only_path(net, ["skip"]):
     ...     net(torch.tensor([3.0]))
     tensor([3.])

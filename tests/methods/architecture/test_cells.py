@@ -59,7 +59,7 @@ def test_a_path_through_the_mixed_network_is_the_network_of_that_cell():
             parts = name.split(".")
             if parts[0] in ("first", "second"):
                 edge = "abc".index(parts[1])
-                parts[2:2] = ["operations", cell[edge]]
+                parts[2:2] = ["operations", str(OPERATIONS.index(cell[edge]))]
             with torch.no_grad():
                 p.copy_(state[".".join(parts)])
         with only_path(mixed, cell):

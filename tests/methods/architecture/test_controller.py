@@ -83,12 +83,15 @@ def test_the_mean_over_samples_is_the_gradient_within_its_interval(policy):
 
 
 def test_the_lstm_remembers_its_choices_and_softmaxes_do_not():
-    lstm, softmaxes = policies()
-    before = torch.tensor([[0, 0], [1, 2]])
-    scores = lstm.logits(before)
-    assert (scores[0] - scores[1]).abs().max() > 1e-3
-    scores = softmaxes.logits(before)
-    assert torch.equal(scores[0], scores[1])
+    lstm, softmaxes = (policy.log_prob(EVERY).view(CHOICES).log_softmax(2) for policy in policies())
+    assert (lstm[0, 1] - lstm[1, 1]).abs().max() > 1e-3  # the last choice knows of the first
+    torch.testing.assert_close(softmaxes, softmaxes[:1, :1].expand(CHOICES))
+
+
+def test_what_is_drawn_has_the_probability_that_is_given_with_it():
+    for policy in policies():
+        cells, log_probs = policy.draw(10)
+        torch.testing.assert_close(log_probs, policy.log_prob(cells))
 
 
 def test_the_lstm_starts_near_the_uniform_distribution():
