@@ -11,7 +11,7 @@ First order is xi = 0. The product of the mixed second derivative with v is exac
 goes through the step; or it is a finite difference: two more gradients, and no graph of one.
 
     d2L_train/dalpha dw v = (dL_train/dalpha (w + e v) - dL_train/dalpha (w - e v)) / 2 e     (3)
-    e = 0.01 / |v|
+    e = length / |v|,    0.01 / |v| in the paper
 
 alpha and w take their steps by turns.
 
@@ -26,14 +26,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metanotes._ground.checks import nonnegative
+from metanotes._ground.checks import nonnegative, positive
 from metanotes.learner import Loss, cross_entropy
 from metanotes.methods.architecture.mixed_operation import Choice, best_choice, edges
 from metanotes.task import Batch, Inputs, Task, check_tasks, select
 from metanotes.theta import Theta, call, trainable
 
 MixedProduct = Literal["finite difference", "exact"]
-LENGTH = 0.01  # of e v in (3), the paper's
 
 
 class DARTS(nn.Module):
@@ -48,6 +47,7 @@ class DARTS(nn.Module):
             order. The paper takes the rate of w.
         mixed_product: of second order, how the last term of (2) is worked out: "finite difference",
             (3), or "exact".
+        length: of e v in (3), above 0; default: the paper's.
         loss: of one minibatch.
 
     Raises:
@@ -73,6 +73,7 @@ class DARTS(nn.Module):
         inner_lr: float = 0.0,
         *,
         mixed_product: MixedProduct = "finite difference",
+        length: float = 0.01,
         loss: Loss = cross_entropy,
     ) -> None:
         super().__init__()
@@ -80,6 +81,7 @@ class DARTS(nn.Module):
             raise ValueError(
                 f'mixed_product={mixed_product!r} must be "finite difference" or "exact"'
             )
+        self.length = positive("length", length)
         edges(net)
         self.net, self.loss = net, loss
         self.inner_lr, self.mixed_product = nonnegative("inner_lr", inner_lr), mixed_product
@@ -140,7 +142,7 @@ class DARTS(nn.Module):
         value = self.value(look, *task.query)
         every = gradients(value, {**alphas, **look})
         v = {name: every[name] for name in w}
-        e = LENGTH / torch.stack([g.square().sum() for g in v.values()]).sum().sqrt()
+        e = self.length / torch.stack([g.square().sum() for g in v.values()]).sum().sqrt()
         plus, minus = (
             gradients(
                 self.value({n: p.detach() + s * e * v[n] for n, p in w.items()}, *task.support),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from metanotes import DARTS, cross_entropy, hypergradient, meta_train
-from metanotes.methods.architecture import CellNetwork, MixedOperation, darts
+from metanotes.methods.architecture import CellNetwork, MixedOperation
 from metanotes.task import Batch, Task
 from metanotes.theta import call
 from tests.plainly import relative_error
@@ -84,14 +84,14 @@ def test_second_order_is_the_slope_of_the_loss_after_a_step(mixed_product):
     assert relative_error([torch.cat(gradient)], [torch.tensor(slopes).double()]) < bound
 
 
-def test_the_finite_difference_closes_in_on_the_exact_product_quadratically(monkeypatch):
+def test_the_finite_difference_closes_in_on_the_exact_product_quadratically():
     model, both = net(), tasks()
     exact = alpha_gradient(DARTS(model, XI, mixed_product="exact"), both)
     first_order = alpha_gradient(DARTS(model), both)
     errors = []
     for length in (0.04, 0.02, 0.01):
-        monkeypatch.setattr(darts, "LENGTH", length)
-        errors.append(relative_error(alpha_gradient(DARTS(model, XI), both), exact))
+        gradient = alpha_gradient(DARTS(model, XI, length=length), both)
+        errors.append(relative_error(gradient, exact))
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.02)
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.02)
     assert errors[2] < 1e-4 < 0.1 < relative_error(first_order, exact)
@@ -181,5 +181,7 @@ def test_what_cannot_work_is_refused():
         DARTS(nn.Sequential(edge))
     with pytest.raises(ValueError, match="inner_lr=-1 must be"):
         DARTS(net(), -1)
+    with pytest.raises(ValueError, match="length=0 must be"):
+        DARTS(net(), XI, length=0)
     with pytest.raises(ValueError, match="mixed_product='Hessian' must be"):
         DARTS(net(), mixed_product="Hessian")
