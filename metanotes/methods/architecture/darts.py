@@ -110,10 +110,8 @@ class DARTS(nn.Module):
     def turns(self, tasks: Task) -> Iterator[tuple[str, Tensor]]:
         """The two levels by turns, each with its losses `[T]`."""
         yield "alpha", self(tasks)
-        yield (
-            "weights",
-            torch.stack([self.value(self.weights, *task.support) for task in of(tasks)]),
-        )
+        losses = [self.value(self.weights, *task.support) for task in of(tasks)]
+        yield "weights", torch.stack(losses)
 
     def forward(self, tasks: Task) -> Tensor:
         """L_val(w', alpha) of each task, `[T]`, whose gradient in alpha is (2)."""
