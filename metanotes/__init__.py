@@ -12,6 +12,13 @@ from metanotes.evaluation import Score, evaluate
 from metanotes.history import History
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, cross_entropy, mse
+from metanotes.methods.architecture import (
+    DARTS,
+    Controller,
+    LearnedActivation,
+    OneShot,
+    TensorRates,
+)
 from metanotes.methods.bilevel import HyperRepresentation, InnerProblemError, hypergradient
 from metanotes.methods.comparison import (
     Classifier,
@@ -61,6 +68,7 @@ from metanotes.update_rules import SGD, Adam, Momentum, RMSprop, UpdateRule
 
 __all__ = [
     "ANIL",
+    "DARTS",
     "DSN",
     "MAML",
     "MANN",
@@ -71,6 +79,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "Comparing",
+    "Controller",
     "DomainAdaptation",
     "GatedRule",
     "GaussianProcess",
@@ -81,6 +90,7 @@ __all__ = [
     "InnerLoopLearner",
     "InnerProblemError",
     "LSTMRule",
+    "LearnedActivation",
     "LearnedOptimizer",
     "LearnedRates",
     "Learner",
@@ -95,6 +105,7 @@ __all__ = [
     "NeuralProcess",
     "NeuralStatistician",
     "NonFiniteLossError",
+    "OneShot",
     "Pretrained",
     "PrototypicalNetwork",
     "RMSprop",
@@ -107,6 +118,7 @@ __all__ = [
     "StepSizeController",
     "StreamLearner",
     "Task",
+    "TensorRates",
     "UpdateRule",
     "cross_entropy",
     "evaluate",

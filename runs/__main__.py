@@ -19,6 +19,7 @@ import torch
 from metanotes._ground.checks import count, positive
 from metanotes.training import CheckpointError
 from runs import (
+    architecture_cells,
     few_shot,
     learned_optimizer,
     learned_optimizer_quadratics,
@@ -40,6 +41,7 @@ RUNS = {
         learned_optimizer_quadratics.RUN,
         mnist_m.RUN,
         sequences_omniglot.RUN,
+        architecture_cells.RUN,
     )
 }
 
