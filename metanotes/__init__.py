@@ -24,6 +24,12 @@ from metanotes.methods.comparison import (
     SiameseNetwork,
 )
 from metanotes.methods.continual import OML, StreamLearner
+from metanotes.methods.datapolicy import (
+    L2RW,
+    LearnedAugmentation,
+    LookaheadLearner,
+    MetaWeightNet,
+)
 from metanotes.methods.domains import DSN, DomainAdaptation
 from metanotes.methods.initialization import (
     ANIL,
@@ -62,6 +68,7 @@ from metanotes.update_rules import SGD, Adam, Momentum, RMSprop, UpdateRule
 __all__ = [
     "ANIL",
     "DSN",
+    "L2RW",
     "MAML",
     "MANN",
     "OML",
@@ -81,15 +88,18 @@ __all__ = [
     "InnerLoopLearner",
     "InnerProblemError",
     "LSTMRule",
+    "LearnedAugmentation",
     "LearnedOptimizer",
     "LearnedRates",
     "Learner",
     "LearningToOptimize",
     "LogisticNetwork",
+    "LookaheadLearner",
     "MatchingNetwork",
     "MemoryModule",
     "MetaLearnerLSTM",
     "MetaSGD",
+    "MetaWeightNet",
     "Momentum",
     "NearestNeighbor",
     "NeuralProcess",
