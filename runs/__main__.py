@@ -19,6 +19,8 @@ import torch
 from metanotes._ground.checks import count, positive
 from metanotes.training import CheckpointError
 from runs import (
+    augmentation,
+    data_policy,
     few_shot,
     learned_optimizer,
     learned_optimizer_quadratics,
@@ -40,6 +42,8 @@ RUNS = {
         learned_optimizer_quadratics.RUN,
         mnist_m.RUN,
         sequences_omniglot.RUN,
+        augmentation.RUN,
+        data_policy.RUN,
     )
 }
 
