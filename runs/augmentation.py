@@ -27,7 +27,7 @@ HIDDEN, SIZE, SHOWN_SIZE, STEPS, MARKS = 128, 50, 100, 1000, 50
 
 NONE, BOTH = "no augmentation", "both trained on"
 LEARNED, CHOSEN = "learned ranges", "learned ranges and choice"
-RANGES = {f"turned up to {degrees}": float(degrees) for degrees in (10, 20, 30, 40, 50, 60, 90)}
+RANGES = {f"turned up to {degrees}": float(degrees) for degrees in (20, 40, 60, 90)}
 METHODS = (NONE, *RANGES, BOTH, LEARNED, CHOSEN)
 
 

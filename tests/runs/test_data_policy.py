@@ -16,7 +16,8 @@ from runs.__main__ import main
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    monkeypatch.setattr(data_policy, "RATES", (0.03, 0.1))
+    for name in data_policy.RATES:
+        monkeypatch.setitem(data_policy.RATES, name, (0.03, 0.1))
     monkeypatch.setattr(data_policy, "MARKS", 4)
     monkeypatch.setattr(data_policy, "NINES", 95)
     monkeypatch.setattr(data_policy, "TEST", 30)
@@ -40,13 +41,13 @@ def test_each_method_is_judged_at_the_end_and_stopped_early(small: Path) -> None
         assert [row["name"] for row in rows] == [
             f"{method}, {name}"
             for method in data_policy.methods(setting)
-            for name in ("at the end", "stopped early")
+            for name in ("rate 0.03", "rate 0.1", "at the end", "stopped early")
         ]
         assert all(row["steps"] == 8 for row in rows if row["name"].endswith("end"))
         assert {row["steps"] for row in rows} <= {2, 4, 6, 8}
     curves = {curve["name"] for curve in made["curves"]}
-    assert {"L2RW: weight of the odd ones", "plain: accuracy"} <= curves
-    assert "plain: weight of the others" not in curves
+    assert {"L2RW, rate 0.1: weight of the odd ones", "plain, rate 0.03: accuracy"} <= curves
+    assert "plain, rate 0.1: weight of the others" not in curves
 
 
 @pytest.mark.parametrize("setting", data_policy.SETTINGS)
