@@ -219,8 +219,8 @@ def about() -> dict[str, Any]:
             + f"; for Meta-Weight-Net's policy Adam, rate {POLICY_RATE:g}",
         },
         "protocol": "Accuracy on the test examples, with the 95 % interval over them: at the end "
-        "for each rate; and with the rate chosen by the accuracy on the choosing set, then by the loss "
-        "there, for each seed by itself, at the end or, stopped early, at the best of "
+        "for each rate; and with the rate chosen by the accuracy on the choosing set, then by the "
+        "loss there, for each seed by itself, at the end or, stopped early, at the best of "
         f"{MARKS} marks.",
         "published": [
             {
