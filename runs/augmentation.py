@@ -17,6 +17,7 @@ from metanotes.methods.datapolicy import AffineAugmentation, LearnedAugmentation
 from metanotes.nets import mlp
 from metanotes.task import Batch, Task
 from metanotes.training import meta_train
+from runs.data_policy import standing
 from runs.jobs import Job, LongRun, Session
 
 TRUE = 40.0  # degrees
@@ -157,17 +158,9 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
     ]
 
 
-@torch.no_grad()
-def _standing(model: nn.Module, choice: Batch) -> tuple[float, float]:
-    """Accuracy and minus the loss on the choosing set."""
-    logits = model(choice.x)
-    accuracy = (logits.argmax(1) == choice.y).double().mean()
-    return float(accuracy), -float(cross_entropy(logits, choice.y))
-
-
 def _work(method: str, session: Session) -> None:
     made = [(rate, *training(method, session.seed, rate)) for rate in RATES]
-    rate, model, drawn, path = max(made, key=lambda run: _standing(run[1], run[2].choice))
+    rate, model, drawn, path = max(made, key=lambda run: standing(run[1], run[2].choice))
     with torch.no_grad():
         right = (model(drawn.test.x).argmax(1) == drawn.test.y).double()
     score = Score(right, "accuracy", transductive=False, of="examples")

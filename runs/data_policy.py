@@ -178,13 +178,19 @@ def training(setting: str, method: str, seed: int, rate: float) -> Run:
     return run
 
 
+@torch.no_grad()
+def standing(model: nn.Module, choice: Batch) -> tuple[float, float]:
+    """By what rates and marks are chosen: accuracy, then minus the loss, on the choosing set."""
+    logits = model(choice.x)
+    accuracy = (logits.argmax(1) == choice.y).double().mean()
+    return float(accuracy), -float(cross_entropy(logits, choice.y))
+
+
 def look(run: Run, learner: nn.Module, model: nn.Module, drawn: Data) -> None:
     """What is seen of a model at a mark."""
     x, y = drawn.train
     with torch.no_grad():
-        logits = model(drawn.choice.x)
-        accuracy = (logits.argmax(1) == drawn.choice.y).double().mean()
-        run.chosen_by.append((float(accuracy), -float(cross_entropy(logits, drawn.choice.y))))
+        run.chosen_by.append(standing(model, drawn.choice))
         run.right.append((model(drawn.test.x).argmax(1) == drawn.test.y).double())
         w = None
         if isinstance(learner, MetaWeightNet):
