@@ -61,7 +61,7 @@ class AffineAugmentation(nn.Module):
     >>> augment(torch.rand(8, 1, 28, 28)).shape                      # a fixed range: +-40 degrees
     torch.Size([8, 1, 28, 28])
     >>> augment
-    AffineAugmentation(turn 40)
+    AffineAugmentation(turn)
     """
 
     allowed: Tensor
@@ -125,11 +125,11 @@ class AffineAugmentation(nn.Module):
 
     def extra_repr(self) -> str:
         parts = []
-        for p, m in zip(self.probabilities().tolist(), self.magnitudes().tolist(), strict=True):
-            own = [f"{name} {v:.3g}" for name, v in zip(TRANSFORMS, m, strict=True) if v]
-            share = f"{p:.2f}: " if self.logits is not None else ""
-            parts.append(share + (", ".join(own) or "nothing"))
-        return "; ".join(parts)
+        for allowed in self.allowed.tolist():
+            own = [name for name, is_allowed in zip(TRANSFORMS, allowed, strict=True) if is_allowed]
+            parts.append(" + ".join(own) or "nothing")
+        text = " | ".join(parts)  # what is learned is no part of it: a checkpoint compares it
+        return text if self.logits is None else f"{text}, temperature={self.temperature:g}"
 
 
 class LearnedAugmentation(LookaheadLearner):

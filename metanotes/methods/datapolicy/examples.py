@@ -89,6 +89,11 @@ def loss_of_each(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
     return losses
 
 
+def name_of(loss: Loss) -> str:
+    """By which a learner's text, and so a checkpoint, knows its loss."""
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
 @contextmanager
 def buffers_apart(model: nn.Module) -> Iterator[None]:
     """While this lasts, a model notes what it notes (running statistics) in copies, then dropped.

@@ -25,6 +25,7 @@ from metanotes.methods.datapolicy.examples import (
     check_examples,
     check_model,
     loss_of_each,
+    name_of,
     outputs_for,
 )
 from metanotes.task import Batch, Inputs, Task
@@ -102,3 +103,6 @@ class L2RW(Learner):
             return w @ loss_of_each(self.loss, outputs_for(self.model, theta, self.loss, x, y), y)
 
         return over_tasks(weighted)(w, *tasks.support)
+
+    def extra_repr(self) -> str:
+        return f"loss={name_of(self.loss)}"

@@ -25,6 +25,7 @@ from metanotes.methods.datapolicy.examples import (
     check_examples,
     check_model,
     loss_of_each,
+    name_of,
     outputs_for,
 )
 from metanotes.task import Batch, Inputs, Task
@@ -136,3 +137,6 @@ class LookaheadLearner(Learner):
     def losses_of_each(self, theta: Theta, x: Inputs, y: Tensor) -> Tensor:
         """The same of each example: `[N]`."""
         return loss_of_each(self.loss, outputs_for(self.model, theta, self.loss, x, y), y)
+
+    def extra_repr(self) -> str:
+        return f"inner_lr={self.inner_lr:g}, loss={name_of(self.loss)}"

@@ -193,10 +193,30 @@ def test_an_empty_validation_set_is_refused():
         LearnedAugmentation(model, 0.1)(Task(Batch(x, y), Batch(x_val[:, :0], y_val[:, :0])))
 
 
-def test_it_prints_what_it_has_learned():
-    assert repr(AffineAugmentation(turn=40, shift=0.1)) == (
-        "AffineAugmentation(turn 40, shift 0.1, scale 0.02)"
-    )
+def test_a_checkpoint_goes_on_with_a_learner_that_has_learned(tmp_path):
+    tasks = image_minibatches()
+
+    def trained(legs, path):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).double()
+        learner = LearnedAugmentation(model, 0.1, AffineAugmentation(turn=20).double())
+        optimizers = {
+            "policy": torch.optim.Adam(learner.policy.parameters(), lr=0.1),
+            "model": torch.optim.SGD(model.parameters(), lr=0.1),
+        }
+        how = {"tasks": 1, "optimizer": optimizers, "checkpoint": path, "progress": False}
+        for until in legs:
+            meta_train(learner, lambda T: tasks, until, **how)
+        return learner
+
+    whole, legs = trained([5], tmp_path / "whole.pt"), trained([2, 5], tmp_path / "legs.pt")
+    for p, q in zip(whole.parameters(), legs.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert whole.policy.magnitudes()[0, 0] != 20
+
+
+def test_its_text_says_what_it_may_do():
+    assert repr(AffineAugmentation(turn=40)) == "AffineAugmentation(turn + shift + scale)"
     assert repr(AffineAugmentation(subpolicies=[["turn"], []])) == (
-        "AffineAugmentation(0.50: turn 5; 0.50: nothing)"
+        "AffineAugmentation(turn | nothing, temperature=0.5)"
     )
