@@ -36,7 +36,7 @@ SETTINGS = {
 # Of SGD, the same for every method; a best rate at the end of its row has made it longer.
 RATES = {
     MEMORISES: (0.003, 0.01, 0.03, 0.1),
-    TOO_SMALL: (0.003, 0.01, 0.03, 0.1),
+    TOO_SMALL: (0.01, 0.03, 0.1),
     RARE: (0.003, 0.01, 0.03, 0.1, 0.3),
 }
 PLAIN, CLEAN_ONLY, BOTH = "plain", "clean only", f"both, clean x {COPIES}"
