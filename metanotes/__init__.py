@@ -31,6 +31,12 @@ from metanotes.methods.comparison import (
     SiameseNetwork,
 )
 from metanotes.methods.continual import OML, StreamLearner
+from metanotes.methods.datapolicy import (
+    L2RW,
+    LearnedAugmentation,
+    LookaheadLearner,
+    MetaWeightNet,
+)
 from metanotes.methods.domains import DSN, DomainAdaptation
 from metanotes.methods.initialization import (
     ANIL,
@@ -70,6 +76,7 @@ __all__ = [
     "ANIL",
     "DARTS",
     "DSN",
+    "L2RW",
     "MAML",
     "MANN",
     "OML",
@@ -91,15 +98,18 @@ __all__ = [
     "InnerProblemError",
     "LSTMRule",
     "LearnedActivation",
+    "LearnedAugmentation",
     "LearnedOptimizer",
     "LearnedRates",
     "Learner",
     "LearningToOptimize",
     "LogisticNetwork",
+    "LookaheadLearner",
     "MatchingNetwork",
     "MemoryModule",
     "MetaLearnerLSTM",
     "MetaSGD",
+    "MetaWeightNet",
     "Momentum",
     "NearestNeighbor",
     "NeuralProcess",

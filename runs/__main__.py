@@ -20,6 +20,8 @@ from metanotes._ground.checks import count, positive
 from metanotes.training import CheckpointError
 from runs import (
     architecture_cells,
+    augmentation,
+    data_policy,
     few_shot,
     learned_optimizer,
     learned_optimizer_quadratics,
@@ -42,6 +44,8 @@ RUNS = {
         mnist_m.RUN,
         sequences_omniglot.RUN,
         architecture_cells.RUN,
+        augmentation.RUN,
+        data_policy.RUN,
     )
 }
 

@@ -1,0 +1,118 @@
+"""What the learners of this room ask of a model: the loss of each example, and a trial run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import vmap
+
+from metanotes.learner import Loss, check_outputs, check_targets
+from metanotes.task import Task, check_tasks
+from metanotes.theta import Theta, call, trainable
+
+
+def check_model(model: nn.Module) -> nn.Module:
+    """The model, if there is something in it to train.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: it has no parameters, or all are frozen.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it must be a module")
+    if not trainable(model):
+        raise ValueError(
+            f"model={type(model).__name__} has no parameter to train: what the data should be is "
+            "learned from how its steps turn out"
+        )
+    return model
+
+
+def check_examples(tasks: Task) -> None:
+    """Refuse what no model can be trained and judged on.
+
+    Raises:
+        ValueError: the validation set is empty, or of another kind than the training set; or see
+            `metanotes.task.check_tasks`.
+    """
+    if isinstance(tasks, tuple) and len(tasks) == 2:
+        y = getattr(tasks[1], "y", None)
+        if isinstance(y, Tensor) and y.ndim > 1 and y.shape[1] == 0:
+            raise ValueError(
+                f"query.y is {list(y.shape)}, an empty validation set: it is from the loss there "
+                "that the data are learned; give at least one example"
+            )
+    check_tasks(tasks)
+    (x, y), (x_val, y_val) = tasks
+    if isinstance(x, Tensor) and isinstance(x_val, Tensor) and x.shape[2:] != x_val.shape[2:]:
+        raise ValueError(
+            f"an example is {list(x.shape[2:])} in the support set and {list(x_val.shape[2:])} in "
+            "the query set: one model takes both"
+        )
+    if y.shape[2:] != y_val.shape[2:] or y.is_floating_point() != y_val.is_floating_point():
+        raise ValueError(
+            f"support.y is {list(y.shape)} of {y.dtype} and query.y {list(y_val.shape)} of "
+            f"{y_val.dtype}: the validation set needs targets of the same kind"
+        )
+
+
+def outputs_for(model: nn.Module, theta: Theta, loss: Loss, x: Any, y: Tensor) -> Tensor:
+    """The outputs of a model with theta as its parameters, if `loss` can compare them with y.
+
+    Raises:
+        TypeError, ValueError: see `check_outputs` and `check_targets`.
+    """
+    outputs = call(model, theta, x)
+    check_targets(loss, check_outputs(outputs, y), y[None])
+    return outputs
+
+
+def loss_of_each(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
+    """The loss of each example: outputs `[N, ...]` and y `[N]` or `[N, ...]` to `[N]`.
+
+    Raises:
+        ValueError: the loss of one example is no single number.
+
+    >>> import torch
+    >>> loss_of_each(nn.functional.mse_loss, torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))
+    tensor([1., 9.])
+    """
+    losses = vmap(lambda output, target: loss(output[None], target[None]))(outputs, y)
+    if losses.ndim != 1:
+        raise ValueError(
+            f"the loss of one example is {list(losses.shape[1:])}, not a scalar: use "
+            "reduction='mean'"
+        )
+    return losses
+
+
+def name_of(loss: Loss) -> str:
+    """By which a learner's text, and so a checkpoint, knows its loss."""
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+@contextmanager
+def buffers_apart(model: nn.Module) -> Iterator[None]:
+    """While this lasts, a model notes what it notes (running statistics) in copies, then dropped.
+
+    A step that is only tried out leaves no trace.
+
+    >>> import torch
+    >>> layer = nn.BatchNorm1d(2)
+    >>> with buffers_apart(layer):
+    ...     _ = layer(torch.randn(5, 2))
+    >>> layer.running_mean
+    tensor([0., 0.])
+    """
+    holders = {id(module): module._buffers for module in model.modules()}.values()
+    own = [(holder, name, t) for holder in holders for name, t in holder.items() if t is not None]
+    try:
+        for holder, name, t in own:
+            holder[name] = t.clone()
+        yield
+    finally:
+        for holder, name, t in own:
+            holder[name] = t
