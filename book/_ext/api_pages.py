@@ -142,8 +142,10 @@ def imports() -> str:
             thing = getattr(holder, name)
             if name in public(package):
                 links.append(f"{{py:obj}}`{name} <{home(thing)}.{thing.__qualname__}>`")
-            else:
+            elif hasattr(thing, "__module__"):
                 links.append(f"`{name}` (`{thing.__module__}.{thing.__name__}`)")
+            else:  # a constant
+                links.append(f"`{name}`")
         if links:
             lists.append(f"`from {package} import ...`\n: " + ",\n  ".join(links) + "\n")
     return "\n".join(lists)

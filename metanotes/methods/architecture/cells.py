@@ -89,7 +89,7 @@ class CellNetwork(nn.Module):
 
     Args:
         cell: the operations a, b, c of both cells, by name; or None: all four on every edge, as
-            `MixedOperation`s, whose alphas the two cells share.
+            mixed operations, whose alphas the two cells share.
         channels: of the first cell, at least 1; the second has twice as many.
         classes: outputs, at least 2.
         seed: of the initial weights (PyTorch's default initialisation).

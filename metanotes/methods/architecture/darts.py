@@ -42,7 +42,8 @@ class DARTS(nn.Module):
     query set. `meta_train` takes a turn of "alpha" and a turn of "weights" on each.
 
     Args:
-        net: any module from `[N, ...]` to `[N, ...]` with `MixedOperation`s in it.
+        net: any module from `[N, ...]` to `[N, ...]` that holds mixed operations
+            (`MixedOperation`).
         inner_lr: xi, the length of the step that alpha looks ahead, of at least 0, which is first
             order. The paper takes the rate of w.
         mixed_product: of second order, how the last term of (2) is worked out: "finite difference",

@@ -31,7 +31,8 @@ class OneShot(nn.Module):
     A task is a minibatch of the training set; its query set counts (`metanotes.data.batches`).
 
     Args:
-        net: any module from `[N, ...]` to `[N, ...]` with `MixedOperation`s in it; their alphas are
+        net: any module from `[N, ...]` to `[N, ...]` that holds mixed operations
+            (`MixedOperation`), whose alphas are
             not used, and get no gradient.
         loss: of one minibatch.
 
