@@ -32,8 +32,7 @@ class OneShot(nn.Module):
 
     Args:
         net: any module from `[N, ...]` to `[N, ...]` that holds mixed operations
-            (`MixedOperation`), whose alphas are
-            not used, and get no gradient.
+            (`MixedOperation`), whose alphas are not used, and get no gradient.
         loss: of one minibatch.
 
     Raises:
