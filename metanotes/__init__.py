@@ -54,6 +54,7 @@ from metanotes.methods.optimizers import (
     reinforce,
     trajectory,
 )
+from metanotes.methods.teaching import DatasetDistillation, MetaDistillation
 from metanotes.task import Batch, Task
 from metanotes.theta import over_tasks
 from metanotes.training import CheckpointError, NonFiniteLossError, meta_train
@@ -71,6 +72,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "Comparing",
+    "DatasetDistillation",
     "DomainAdaptation",
     "GatedRule",
     "GaussianProcess",
@@ -88,6 +90,7 @@ __all__ = [
     "LogisticNetwork",
     "MatchingNetwork",
     "MemoryModule",
+    "MetaDistillation",
     "MetaLearnerLSTM",
     "MetaSGD",
     "Momentum",
