@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import count
+from metanotes._ground.randomness import seeded
 from metanotes.learner import (
     Learner,
     check_outputs,
@@ -41,8 +42,9 @@ class DatasetDistillation(Learner):
     `metanotes.data.batches` will do. `evaluate` gives the mean over fresh networks.
 
     Args:
-        draw: gives a new network at each call, with random weights from torch's global generator:
-            `lambda: mlp(64, 32, 10)`. It maps images `[N, *shape]` to scores `[N, classes]`.
+        draw: from a seed to a new network, which maps images `[N, *shape]` to scores
+            `[N, classes]`: `lambda seed: mlp(64, 32, 10, seed=seed)`. The seeds come from torch's
+            global generator; layers of `torch.nn` that draw their own weights follow them, too.
         inner_lr: the value that every rate starts at, above 0.
         steps: k, at least 1. `adapt` and `evaluate` may take fewer.
         classes: how many there are, at least 2.
@@ -55,14 +57,15 @@ class DatasetDistillation(Learner):
 
     Raises:
         TypeError: `draw` is no function, or gives no module.
-        ValueError: networks without parameters to train, with running statistics, or of other
-            classes; a number out of range; in use, real images of another shape.
+        ValueError: networks without parameters to train, with running statistics, of other
+            classes, or the same for every seed; a number out of range; in use, real images of
+            another shape.
 
     Source: see the module's.
 
     >>> from metanotes import DatasetDistillation, meta_train
     >>> from metanotes.nets import mlp
-    >>> draw = lambda: nn.Sequential(nn.Flatten(), mlp(784, 16, 5))
+    >>> draw = lambda seed: nn.Sequential(nn.Flatten(), mlp(784, 16, 5, seed=seed))
     >>> learner = DatasetDistillation(draw, 0.1, 3, classes=5, shape=(1, 28, 28))
     >>> x, y = torch.rand(4, 20, 1, 28, 28), torch.randint(5, (4, 20))
     >>> history = meta_train(learner, lambda T: Task(*(Batch(x, y),) * 2), 2, 4, progress=False)
@@ -75,7 +78,7 @@ class DatasetDistillation(Learner):
 
     def __init__(
         self,
-        draw: Callable[[], nn.Module],
+        draw: Callable[[int], nn.Module],
         inner_lr: float,
         steps: int = 1,
         *,
@@ -88,15 +91,20 @@ class DatasetDistillation(Learner):
         classes, per_class = count("classes", classes, 2), count("per_class", per_class)
         if not callable(draw):
             raise TypeError(
-                f"draw is a {type(draw).__name__}; it must be a function that gives a new network "
-                "at each call, such as lambda: mlp(64, 32, 10)"
+                f"draw is a {type(draw).__name__}; it must be a function that makes a network "
+                "of a seed, such as lambda seed: mlp(64, 32, 10, seed=seed)"
             )
         self.draw, self.steps = draw, steps
         self.images = nn.Parameter(torch.randn(classes * per_class, *shape))
         self.log_rates = nn.Parameter(torch.full((steps,), math.log(rate)))
         self.register_buffer("labels", torch.arange(classes).repeat_interleave(per_class))
-        # Only how it computes is used, not its weights.
-        self.model = self.check_drawn(draw()).requires_grad_(False)
+        first, second = (self.network(seed) for seed in (0, 1))
+        if all(map(torch.equal, first.parameters(), second.parameters())):
+            raise ValueError(
+                "draw= gave the same weights for the seeds 0 and 1: make a new network at each "
+                "call, from the seed, such as lambda seed: mlp(64, 32, 10, seed=seed)"
+            )
+        self.model = first.requires_grad_(False)  # how it computes is used, not its weights
         with torch.no_grad():
             outputs = self.model(self.images.to(next(self.model.parameters())))
         output = check_outputs(outputs, self.labels)
@@ -113,14 +121,8 @@ class DatasetDistillation(Learner):
 
     def fresh(self, networks: int) -> Theta:
         """theta_0 of so many networks, drawn anew: tensors `[T, ...]` by name."""
-        drawn = []
-        for _ in range(networks):
-            network = self.draw()
-            if network is self.model:
-                raise ValueError(
-                    "draw= gave the same network twice: it must make a new one at each call"
-                )
-            drawn.append(trainable(self.check_drawn(network)))
+        seeds = torch.randint(2**31, (networks,)).tolist()
+        drawn = [trainable(self.network(seed)) for seed in seeds]
         return {
             name: torch.stack([theta[name].detach() for theta in drawn]).to(self.images)
             for name in drawn[0]
@@ -167,9 +169,10 @@ class DatasetDistillation(Learner):
         """l(theta; x, y) of one network, a scalar."""
         return self.loss(call(self.model, theta, x), y)
 
-    @staticmethod
-    def check_drawn(network: nn.Module) -> nn.Module:
-        """Refuse what cannot be taught."""
+    def network(self, seed: int) -> nn.Module:
+        """A network drawn from a seed, if it can be taught."""
+        with seeded(seed):
+            network = self.draw(seed)
         if not isinstance(network, nn.Module):
             raise TypeError(f"draw= gave a {type(network).__name__}; it must give a module")
         if not trainable(network):
