@@ -49,16 +49,13 @@ class DatasetDistillation(Learner):
         steps: k, at least 1. `adapt` and `evaluate` may take fewer.
         classes: how many there are, at least 2.
         shape: of one image, such as `(1, 28, 28)`.
-        per_class: images of each class, at least 1; they start as normal noise, in the parameter
-            `images`, `[classes * per_class, *shape]`.
-
-    Networks are worked on one by one. For small ones, `vmap` is faster: train with `meta_train`
-    under `metanotes.theta.in_force(How(at_once=True))`.
+        per_class: images of each class, at least 1; they start as faint noise, normal with the
+            deviation 0.1, in the parameter `images`, `[classes * per_class, *shape]`.
 
     Raises:
         TypeError: `draw` is no function, or gives no module.
-        ValueError: networks without parameters to train, with running statistics, of other
-            classes, or the same for every seed; a number out of range; in use, real images of
+        ValueError: networks without parameters to train, with frozen ones or running statistics,
+            of other classes, or the same for every seed; a number out of range; in use, real images of
             another shape.
 
     Source: see the module's.
@@ -95,7 +92,7 @@ class DatasetDistillation(Learner):
                 "of a seed, such as lambda seed: mlp(64, 32, 10, seed=seed)"
             )
         self.draw, self.steps = draw, steps
-        self.images = nn.Parameter(torch.randn(classes * per_class, *shape))
+        self.images = nn.Parameter(0.1 * torch.randn(classes * per_class, *shape))
         self.log_rates = nn.Parameter(torch.full((steps,), math.log(rate)))
         self.register_buffer("labels", torch.arange(classes).repeat_interleave(per_class))
         first, second = (self.network(seed) for seed in (0, 1))
@@ -161,8 +158,8 @@ class DatasetDistillation(Learner):
                 f"query.x has images {list(x.shape[2:])}, and the learned ones are "
                 f"{list(self.images.shape[1:])}: make the learner with shape={tuple(x.shape[2:])}"
             )
-        # Not by the engine's door: what is drawn at random cannot be worked out twice and compared.
         check_targets(self.loss, torch.Size([int(self.labels[-1]) + 1]), y)
+        # Not by the engine's door: what is drawn at random cannot be worked out twice and compared.
         return self.query_losses(tasks)
 
     def loss_at(self, theta: Theta, x: Tensor, y: Tensor) -> Tensor:
@@ -179,6 +176,12 @@ class DatasetDistillation(Learner):
             raise ValueError(
                 f"draw= gave a {type(network).__name__} that has no parameter to train: there is "
                 "nothing to teach"
+            )
+        frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
+        if frozen:
+            raise ValueError(
+                f"draw= gave a network whose {', '.join(frozen)} is frozen, and only what is "
+                "taught is drawn anew: let all of its parameters require a gradient"
             )
         refuse_running_statistics(network)
         return network

@@ -21,6 +21,10 @@ def network(_: int = 0) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
 
 
+def half_frozen(_: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 4).requires_grad_(False), nn.Linear(4, 3))
+
+
 def learner_for(steps: int = 3, per_class: int = 2) -> DatasetDistillation:
     torch.manual_seed(0)
     learner = DatasetDistillation(
@@ -138,8 +142,7 @@ def test_ten_images_learn_to_teach_digits() -> None:
     learner = DatasetDistillation(draw, 0.3, 3, classes=10, shape=(1, 8, 8))
     test = sample_from(1000, 1797)
     before = evaluate(learner, test, tasks=20).mean
-    with in_force(How(at_once=True)):
-        meta_train(learner, sample_from(0, 1000), 120, 4, meta_lr=0.05, progress=False)
+    meta_train(learner, sample_from(0, 1000), 120, 4, meta_lr=0.05, progress=False)
     torch.manual_seed(1)
     after = evaluate(learner, test, tasks=20).mean
     assert before < 0.3
@@ -158,6 +161,7 @@ def test_ten_images_learn_to_teach_digits() -> None:
         ({"draw": lambda _: mlp(5, 3)}, "draw= gave the same weights for the seeds 0 and 1"),
         ({"draw": lambda _: nn.Tanh()}, "draw= gave a Tanh that has no parameter to train"),
         ({"draw": lambda _: nn.BatchNorm1d(5)}, "running statistics"),
+        ({"draw": half_frozen}, r"draw= gave a network whose 0.weight, 0.bias is frozen"),
     ],
 )
 def test_wrong_arguments_are_refused(settings: dict[str, object], message: str) -> None:
