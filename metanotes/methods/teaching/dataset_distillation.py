@@ -55,8 +55,8 @@ class DatasetDistillation(Learner):
     Raises:
         TypeError: `draw` is no function, or gives no module.
         ValueError: networks without parameters to train, with frozen ones or running statistics,
-            of other classes, or the same for every seed; a number out of range; in use, real images of
-            another shape.
+            of other classes, or the same for every seed; a number out of range; in use, real
+            images of another shape.
 
     Source: see the module's.
 
