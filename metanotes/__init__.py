@@ -67,6 +67,7 @@ from metanotes.methods.optimizers import (
     reinforce,
     trajectory,
 )
+from metanotes.methods.teaching import DatasetDistillation, MetaDistillation
 from metanotes.task import Batch, Task
 from metanotes.theta import over_tasks
 from metanotes.training import CheckpointError, NonFiniteLossError, meta_train
@@ -87,6 +88,7 @@ __all__ = [
     "Classifier",
     "Comparing",
     "Controller",
+    "DatasetDistillation",
     "DomainAdaptation",
     "GatedRule",
     "GaussianProcess",
@@ -107,6 +109,7 @@ __all__ = [
     "LookaheadLearner",
     "MatchingNetwork",
     "MemoryModule",
+    "MetaDistillation",
     "MetaLearnerLSTM",
     "MetaSGD",
     "MetaWeightNet",
