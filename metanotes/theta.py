@@ -70,7 +70,7 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
         strange = theta.keys() - {name for _, _, name, _ in own}
         raise KeyError(f"{sorted(strange)} name no parameter of {type(module).__name__}")
     new = [theta[name] for _, _, name, _ in own]
-    # (What is stacked knows no images, and may not look at a shape.)
+    # Not while tasks are stacked: there are no images then, and a shape is not asked for.
     if present().stacked is None and isinstance(x, Tensor) and x.ndim == 4 and len(x) == 1:
         own += [place for place in every if place[2] not in theta]
         new += [place[3] for place in own[len(new) :]]

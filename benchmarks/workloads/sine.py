@@ -26,7 +26,8 @@ def sine(
     """The network 1-width-width-1; ours with recordings, as `meta_train` asks for them, or not."""
     contenders = {**ALL, **COMPILED} if contenders is None else contenders
     if OURS in contenders:
-        contenders = {**contenders, OURS: partial(metanotes, small=recorded)}
+        ours = partial(metanotes, small=True) if recorded else partial(metanotes, record=False)
+        contenders = {**contenders, OURS: ours}
     return meta_step(
         f"sine network 1-{width}-{width}-1" + ("" if recorded else ", nothing recorded"),
         partial(mlp, 1, width, width, 1),

@@ -10,6 +10,7 @@ from metanotes.engine.recomputed import recomputed
 from metanotes.engine.recordings import recording
 from metanotes.engine.step import meta_step
 from metanotes.engine.trial import slow_rules_refused
+from metanotes.engine.working import plain_attention_only
 
 __all__ = [
     "Computing",
@@ -18,6 +19,7 @@ __all__ = [
     "Plan",
     "Workshop",
     "meta_step",
+    "plain_attention_only",
     "plan_for",
     "recomputed",
     "recording",

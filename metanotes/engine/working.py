@@ -30,7 +30,7 @@ def working(
         return
     with ExitStack() as stack:
         if plain_attention:
-            stack.enter_context(_plain_attention())
+            stack.enter_context(plain_attention_only())
         if differentiable:
             stack.enter_context(Differentiable())
         stack.enter_context(in_force(how))
@@ -46,9 +46,16 @@ class _Attention:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention by ordinary products. torch keeps the choice for the whole process, and others may
-    be at work: the last one out puts back what the first one saw."""
+def plain_attention_only() -> Iterator[None]:
+    """Attention by ordinary products, which alone can be differentiated twice.
+
+    torch keeps the choice for the whole process, and others may be at work: the last one out puts
+    back what the first one saw.
+
+    >>> with plain_attention_only():
+    ...     torch.backends.cuda.flash_sdp_enabled()
+    False
+    """
     cuda, mha = torch.backends.cuda, torch.backends.mha
     setters: tuple[Callable[[bool], Any], ...] = (
         cuda.enable_flash_sdp,
@@ -88,4 +95,4 @@ def attention_at_present() -> Callable[[], AbstractContextManager[None]]:
     ...     torch.backends.cuda.flash_sdp_enabled()
     False
     """
-    return _plain_attention if _Attention.inside else nullcontext
+    return plain_attention_only if _Attention.inside else nullcontext

@@ -106,7 +106,7 @@ def _same(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------------------------ comparisons
 
 
-DIVERGED = 1e12  # from this size on, a descent has left all reason
+DIVERGED = 1e12  # a size that only a diverged descent reaches, where rounding decides
 
 
 def compare(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import nonnegative, positive
+from metanotes.engine import plain_attention_only
 from metanotes.learner import Loss, cross_entropy
 from metanotes.methods.architecture.mixed_operation import Choice, best_choice, edges
 from metanotes.task import Batch, Inputs, Task, check_tasks, select
@@ -129,7 +130,8 @@ class DARTS(nn.Module):
 
     def ahead(self, w: Theta, train: Batch, create_graph: bool = False) -> Theta:
         """w' = w - xi grad_w L_train(w, alpha)."""
-        grads = gradients(self.value(w, *train), w, create_graph)
+        with plain_attention_only():
+            grads = gradients(self.value(w, *train), w, create_graph)
         return {name: p - self.inner_lr * grads[name] for name, p in w.items()}
 
     def by_finite_difference(self, w: Theta, task: Task) -> Tensor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from metanotes.engine import plain_attention_only
 from metanotes.learner import Learner, Loss, cross_entropy
 from metanotes.methods.datapolicy.examples import (
     buffers_apart,
@@ -29,7 +30,7 @@ from metanotes.methods.datapolicy.examples import (
     outputs_for,
 )
 from metanotes.task import Batch, Inputs, Task
-from metanotes.theta import leaves, over_tasks, trainable
+from metanotes.theta import call, leaves, over_tasks, trainable
 
 
 class L2RW(Learner):
@@ -67,7 +68,7 @@ class L2RW(Learner):
 
     def predict(self, adapted: None, x: Inputs) -> Tensor:
         """The model's outputs: x `[T, M, ...]` to `[T, M, ...]`."""
-        return over_tasks(self.model)(x)
+        return over_tasks(lambda x: call(self.model, {}, x))(x)
 
     def weights(self, tasks: Task) -> Tensor:
         """w of the support examples, (2): `[T, N]`, constant, each row of sum 1.
@@ -76,7 +77,7 @@ class L2RW(Learner):
         """
         check_examples(tasks)
         (x, y), (x_val, y_val) = tasks
-        with torch.enable_grad(), buffers_apart(self.model):
+        with torch.enable_grad(), buffers_apart(self.model), plain_attention_only():
             u = over_tasks(self.help_of_each)(x, y, x_val, y_val)
         w = u.clamp(min=0)
         total = w.sum(1, keepdim=True)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from metanotes.engine import plain_attention_only
 from metanotes.learner import Learner, Loss, cross_entropy
 from metanotes.methods.datapolicy.examples import (
     buffers_apart,
@@ -31,6 +32,7 @@ from metanotes.methods.datapolicy.examples import (
 from metanotes.task import Batch, Inputs, Task
 from metanotes.theta import (
     Theta,
+    call,
     leaves,
     losses_and_gradients,
     one_number_each,
@@ -98,7 +100,7 @@ class LookaheadLearner(Learner):
 
     def predict(self, adapted: None, x: Inputs) -> Tensor:
         """The model's outputs: x `[T, M, ...]` to `[T, M, ...]`."""
-        return over_tasks(self.model)(x)
+        return over_tasks(lambda x: call(self.model, {}, x))(x)
 
     def forward(self, tasks: Task) -> Tensor:
         """(2), the loss on the query set after the step (1): `[T]`, differentiable in phi alone."""
@@ -109,7 +111,7 @@ class LookaheadLearner(Learner):
         def ahead(theta: Theta, x: Inputs, y: Tensor) -> Tensor:
             return self.training_loss(theta, x, y, True)
 
-        with buffers_apart(self.model):
+        with buffers_apart(self.model), plain_attention_only():
             second_order = torch.is_grad_enabled()
             _, g = losses_and_gradients(ahead, start, x, y, create_graph=second_order)
             theta = {name: t.detach() - self.inner_lr * g[name] for name, t in start.items()}

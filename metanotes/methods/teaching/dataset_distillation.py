@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from metanotes._ground.checks import count
 from metanotes._ground.randomness import seeded
+from metanotes.engine import plain_attention_only
 from metanotes.learner import (
     Learner,
     check_outputs,
@@ -136,7 +137,8 @@ class DatasetDistillation(Learner):
         x, y = (t.expand(T, *t.shape) for t in (self.images, self.labels))
         second_order = torch.is_grad_enabled()
         for t in range(steps):
-            _, g = losses_and_gradients(self.loss_at, theta, x, y, create_graph=second_order)
+            with plain_attention_only():
+                _, g = losses_and_gradients(self.loss_at, theta, x, y, create_graph=second_order)
             theta = {name: p - rates[t] * g[name] for name, p in theta.items()}
         return theta
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import positive
+from metanotes.engine import plain_attention_only
 from metanotes.learner import (
     Learner,
     check_outputs,
@@ -131,7 +132,8 @@ class MetaDistillation(Learner):
         (x, y), quiz = tasks
         theta = with_task_axis(leaves(trainable(self.student)), len(y))
         second_order = torch.is_grad_enabled()
-        _, g = losses_and_gradients(self.taught_loss, theta, x, y, create_graph=second_order)
+        with plain_attention_only():
+            _, g = losses_and_gradients(self.taught_loss, theta, x, y, create_graph=second_order)
         stepped = {name: t.detach() - self.inner_lr * g[name] for name, t in theta.items()}
         return one_number_each(over_tasks(self.quiz_loss)(stepped, *quiz))
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metanotes import L2RW, Batch, Task, cross_entropy, evaluate, meta_train, mse
+from metanotes import L2RW, Batch, MetaWeightNet, Task, cross_entropy, evaluate, meta_train, mse
 from tests.methods.datapolicy.minibatches import losses_of_each, minibatches, net
 
 
@@ -182,3 +182,20 @@ def test_a_model_without_anything_to_train_is_refused():
 def test_a_loss_that_is_no_number_for_an_example_is_refused():
     with pytest.raises(ValueError, match="not a scalar"):
         L2RW(nn.Linear(5, 3).double(), loss=lambda o, y: o.sum(0)).weights(minibatches())
+
+
+@pytest.mark.parametrize("kind", [L2RW, lambda model: MetaWeightNet(model, 0.1)])
+def test_a_transformer_and_inputs_by_name(kind):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+            self.layer, self.head = layer, nn.Linear(8, 3)
+
+        def forward(self, tokens):
+            return self.head(self.layer(tokens).mean(1))
+
+    x, y = {"tokens": torch.randn(1, 9, 4, 8)}, torch.arange(9)[None] % 3
+    learner = kind(Named())
+    learner(Task(Batch(x, y), Batch(x, y))).mean().backward()
+    assert learner.predict(None, x).shape == (1, 9, 3)
