@@ -132,7 +132,9 @@ def compare(
         if got.shape != t.shape:
             raise Wrong(f"{what} {name}: {list(got.shape)} in place of {list(t.shape)}")
         error, size = (got - t).norm(), t.norm()
-        if not size < DIVERGED:  # rounding alone decides what comes next
+        if not size < DIVERGED:  # rounding decides by how much, but not whether
+            if got.norm() < 1e-3 * DIVERGED:
+                raise Wrong(f"{what} {name}: diverges in the plain loop alone")
             continue
         bound = part * (size + 1e-2 * total) + 1e-4 * part
         if rounded is not None:
