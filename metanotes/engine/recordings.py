@@ -10,7 +10,7 @@ it. Whoever asks gets a check: the first play and every 1 000th is compared with
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
@@ -146,10 +146,11 @@ def what_is_asked(learner: Learned, tasks: Task) -> Asked | None:
     options, recordings = learner.options, learner.workshop.recordings
     if not asks_for_recordings(learner) or options.checkpoint or not torch.is_grad_enabled():
         return None
-    settings, ours_alone = settings_of(learner)
+    modules = list(learner.modules())
+    settings, ours_alone = settings_of(modules)
     if not (options.record or options.compile or ours_alone):
         return None
-    own, tensors = tensors_held(learner), tensors_of(tasks)
+    own, tensors = tensors_held(modules), tensors_of(tasks)
     if any(t._backward_hooks for t in own):
         return None
     kinds = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*own, *tensors)]
@@ -204,16 +205,16 @@ class _Itself:
         return id(self.thing)
 
 
-def tensors_held(learner: Learned) -> list[Tensor]:
-    """The parameters and buffers of a learner, each once."""
-    modules = list(learner.modules())
+def tensors_held(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """The parameters and buffers of modules, by themselves, each once."""
+    modules = list(modules)
     parameters = [p for m in modules for p in m._parameters.values() if p is not None]
     buffers = [b for m in modules for b in m._buffers.values() if b is not None]
     return list({id(t): t for t in (*parameters, *buffers)}.values())
 
 
-def settings_of(learner: Learned) -> tuple[Hashable, bool]:
-    """The settings of all modules, and whether they are all that the operations depend on.
+def settings_of(modules: Iterable[nn.Module]) -> tuple[Hashable, bool]:
+    """The settings of a learner's modules, and whether operations depend on nothing else.
 
     Of each module its class, its hooks, its attributes, and which of the learner's modules and
     tensors it holds under which names. Modules of `torch.nn` and of metanotes do what these say. A
@@ -223,7 +224,7 @@ def settings_of(learner: Learned) -> tuple[Hashable, bool]:
     parts: list[Any] = [everywhere]  # the numbers of the hooks, which no two share
     ours_alone = not everywhere
     numbers: dict[int, int] = {}
-    for module in learner.modules():
+    for module in modules:
         kind = type(module)
         ours_alone &= kind.__module__.startswith(("torch.nn.modules.", "metanotes."))
         parts += kind, module.training
@@ -267,13 +268,13 @@ def replica(learner: Any, tensors: Sequence[Tensor]) -> Any:
 
 
 def _in_place_of(learner: Learned, tensors: Sequence[Tensor]) -> dict[int, Any]:
-    return {id(t): new for t, new in zip(tensors_held(learner), tensors, strict=True)}
+    return {id(t): new for t, new in zip(tensors_held(learner.modules()), tensors, strict=True)}
 
 
 def keeps_numbers(learner: Learned) -> bool:
     """Whether tensors or arrays are kept, anywhere, that are neither parameters nor buffers: a
     recording would hold on to the numbers that they have now."""
-    own = tensors_held(learner)
+    own = tensors_held(learner.modules())
     memo = _in_place_of(learner, own)
     copy.deepcopy(learner, memo)
     known = {id(t) for t in own}
