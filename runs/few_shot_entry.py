@@ -230,7 +230,10 @@ class Searching(Contender):
             learner = self.after(entry, session, self.trial(entry, rate), rate, TRIAL)
             return self.judged_in(entry).validate(learner)
 
-        best = max(self.rates, key=tried)
+        accuracies = {rate: tried(rate) for rate in self.rates}
+        grid = ", ".join(f"{rate:g}: {100 * value:.1f} %" for rate, value in accuracies.items())
+        best = max(self.rates, key=lambda rate: accuracies[rate])
+        session.note = f"outer rate {best:g} ({grid})"
         return self.after(entry, session, self.trained(entry), best)
 
 

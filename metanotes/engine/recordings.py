@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from metanotes._ground.randomness import cuda_devices, random_state, replayed
 from metanotes.engine.graph import DIRECT, draws, simplify, turn_products
 from metanotes.engine.groups import Gradient, losses_and_gradient
-from metanotes.engine.plan import Plan
+from metanotes.engine.plan import Itself, Plan
 from metanotes.engine.protocol import Learned, Options
 from metanotes.task import Task, tensors_of
 
@@ -190,21 +190,6 @@ def _forget(recordings: dict[Hashable, Any], count: int) -> None:
 PLAIN = frozenset((bool, int, float, str, torch.Size, type(None), Options))
 
 
-class _Itself:
-    """A thing that is equal to nothing but itself; held, so that no other can have its place."""
-
-    __slots__ = ("thing",)
-
-    def __init__(self, thing: Any) -> None:
-        self.thing = thing
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self.thing is other.thing
-
-    def __hash__(self) -> int:
-        return id(self.thing)
-
-
 def tensors_held(modules: Iterable[nn.Module]) -> list[Tensor]:
     """The parameters and buffers of modules, by themselves, each once."""
     modules = list(modules)
@@ -247,7 +232,7 @@ def settings_of(modules: Iterable[nn.Module]) -> tuple[Hashable, bool]:
                 parts += name, value
             elif callable(value):  # a loss, an activation, a `forward` in place of the class's
                 ours_alone &= f"{getattr(value, '__module__', None)}.".startswith("torch.")
-                parts += name, _Itself(value)
+                parts += name, Itself(value)
                 if isinstance(value, partial):
                     parts.append(repr(value))
             else:
