@@ -36,7 +36,7 @@ Together = Literal["all", "several", "none"]  # queries: in one batch, each alon
 # Tasks that are drawn at once: always as many, since a sampler's tasks depend on it.
 BLOCK = 25
 MINIBATCH = 500  # examples that a plain classifier is given at once
-WORK = 500_000_000  # floating-point operations of the queries that are predicted at once, about
+WORK = 250_000_000  # floating-point operations of the queries that are predicted at once, about
 
 
 @dataclass(frozen=True)
@@ -237,12 +237,14 @@ def _each_alone(
         inputs: Inputs = map_tensors(lambda t: t[:, first : first + number], tasks.query.x)
         return inputs
 
-    queries = tasks.query.y.shape[1]
+    (_, support), (_, queries) = (batch.y.shape[:2] for batch in tasks)
     with plan.at_work(layers=nullcontext):
         if together == "none":
             alone = [map_tensors(lambda t: t[:, 0], part(m, 1)) for m in range(queries)]
             return torch.stack([one_query(x) for x in alone], 1)
-        size = max(1, WORK // max(1, plan.flops))
+        # A query goes through the model beside the support set: a part of what a task costs.
+        work = plan.flops * task_count(tasks) * (support + 1) // (support + queries)
+        size = max(1, WORK // max(1, work))
         several = vmap(one_query, in_dims=1, out_dims=1, randomness="different")
         return torch.cat([several(part(m, size)) for m in range(0, queries, size)], 1)
 

@@ -19,7 +19,6 @@ from runs.omniglot import Classes
 
 VALIDATION_TASKS = 100
 META_LR, CLIP = 3e-3, 10.0  # of Adam, falling to 0; on the norm of the gradient
-TRIAL = 10  # a trial of an outer rate has a tenth of the iterations
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class ImageSet:
         settings: by name, ways and shots.
         scale: iterations of a training, relative to those that a learner asks for.
         about: the data and the network, in a sentence.
+        trial: how many times as short the trial of an outer rate is as the training.
     """
 
     title: str
@@ -50,6 +50,7 @@ class ImageSet:
     settings: Mapping[str, tuple[int, int]]
     scale: float
     about: str
+    trial: int = 10
 
     def iterations(self, asked: int) -> int:
         """How many a training has."""
@@ -213,7 +214,7 @@ class Searching(Contender):
         return [*(self.trial(entry, rate) for rate in self.rates), self.trained(entry)]
 
     def training(self, entry: Entry) -> dict[str, Any]:
-        return {**plain(self), "trial": TRIAL}
+        return {**plain(self), "trial": entry.images.trial}
 
     def judged_in(self, entry: Entry) -> Entry:
         """In which setting its training is validated."""
@@ -227,7 +228,8 @@ class Searching(Contender):
 
     def learner(self, entry: Entry, session: Session) -> Learner:
         def tried(rate: float) -> float:
-            learner = self.after(entry, session, self.trial(entry, rate), rate, TRIAL)
+            part = entry.images.trial
+            learner = self.after(entry, session, self.trial(entry, rate), rate, part)
             return self.judged_in(entry).validate(learner)
 
         accuracies = {rate: tried(rate) for rate in self.rates}
