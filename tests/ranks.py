@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-# Children of a process that has imported torch already.
+# Children of a process that has imported already what a training needs.
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["metanotes", "metanotes.data"])
+CONTEXT.set_forkserver_preload(["metanotes.data", "torch._dynamo", "tqdm.auto", "pytest"])
 SECONDS = 120.0  # after which something hangs
 
 
