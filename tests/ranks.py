@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -16,8 +18,8 @@ CONTEXT.set_forkserver_preload(["metanotes.data", "torch._dynamo", "tqdm.auto", 
 SECONDS = 120.0  # after which something hangs
 
 
-def join(where: Path, rank: int, size: int) -> None:
-    """Be a rank of a group.
+def join(where: Path, rank: int, size: int) -> int:
+    """Be a rank of a group, and say which process that is.
 
     Args:
         where: a file that no other group has used.
@@ -29,6 +31,7 @@ def join(where: Path, rank: int, size: int) -> None:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{where}", rank=rank, world_size=size
         )
+    return os.getpid()
 
 
 class Group:
@@ -37,8 +40,7 @@ class Group:
     def __init__(self, where: Path, size: int = 2) -> None:
         self.ranks = [ProcessPoolExecutor(1, mp_context=CONTEXT) for _ in range(size)]
         waiting = [ex.submit(join, where, n, size) for n, ex in enumerate(self.ranks)]
-        for future in waiting:
-            future.result(SECONDS)
+        self.processes = [future.result(SECONDS) for future in waiting]
 
     def outcomes(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What a function of a module returns on each rank, or the error that it raises."""
@@ -58,5 +60,6 @@ class Group:
         return outcomes
 
     def close(self) -> None:
-        for rank in self.ranks:
-            rank.shutdown()
+        for rank, process in zip(self.ranks, self.processes, strict=True):
+            rank.shutdown(wait=False)
+            os.kill(process, signal.SIGKILL)  # it may wait for the other
