@@ -33,10 +33,10 @@ from metanotes.nets import conv4
 
 RECORD = play_weights.KEPT / "accuracy.json"
 COMMAND = "python tools/play_accuracy.py"
-WAYS, QUERIES, TASKS, STEPS = 5, 2, 100, 3
+WAYS, QUERIES, TASKS, STEPS = 5, 1, 100, 3
 PROTOCOL = (
     f"{TASKS} tasks of {WAYS} unseen Omniglot characters of one alphabet, one drawing of each, "
-    f"{QUERIES} queries of each by other people, each query predicted on its own."
+    "and one query of each by another person, predicted on its own."
 )
 SCRIPTS = ["packed.js", "phi/omniglot_maml.js", "phi/omniglot_prototypes.js", "net.js", "strokes.js"]
 ANSWERS = """(tasks) => {
@@ -49,11 +49,12 @@ ANSWERS = """(tasks) => {
   };
   return tasks.map(({ support, labels, queries }) => {
     const images = support.map(Play.image), asked = queries.map(Play.image);
+    const means = net.prototypes(body, images, labels);
     return {
       "MAML, STEPS steps": maml(phi, STEPS, images, labels, asked),
       "MAML, 0 steps": maml(phi, 0, images, labels, asked),
       "a random start, STEPS steps": maml(net.randomStart(1), STEPS, images, labels, asked),
-      "prototypes": asked.map((query) => best(net.distanceLogits(body, images, labels, query))),
+      "prototypes": asked.map((query) => best(net.distanceLogits(body, means, images, query))),
     };
   });
 }""".replace("STEPS", str(STEPS))

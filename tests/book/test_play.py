@@ -153,10 +153,11 @@ def test_a_query_is_answered_as_by_the_package(drawings: Any, model: nn.Sequenti
     ours = javascript.call(
         NET,
         """({ packed, body, images, labels, query }) => {
-          const { lossAndGradient, step, logits, distanceLogits } = Play.conv4;
+          const { lossAndGradient, step, logits, prototypes, distanceLogits } = Play.conv4;
+          const features = Play.unpack(body), means = prototypes(features, images, labels);
           let theta = Play.unpack(packed);
           for (let t = 0; t < 3; t++) theta = step(theta, lossAndGradient(theta, images, labels).gradient, 0.4);
-          return [logits(theta, images, query), distanceLogits(Play.unpack(body), images, labels, query)];
+          return [logits(theta, images, query), distanceLogits(features, means, images, query)];
         }""",
         input,
     )
@@ -170,7 +171,7 @@ def test_a_random_start_is_drawn_as_torch_draws_it() -> None:
     )
     start = dict(conv4(ways=5).named_parameters())
     for name, w in ours:
-        values, theirs = torch.tensor(w), start[name].detach().flatten()
+        values, theirs = torch.tensor(w).float(), start[name].detach().flatten()
         assert len(values) == len(theirs)
         if name.startswith("13."):
             assert not values.any()
@@ -238,6 +239,37 @@ def test_the_sine_network_descends_as_in_torch(bits: int, error: float) -> None:
     )
     assert max(abs(a - b) for a, b in zip(ours, right, strict=True)) < error, (ours, right)
     assert right[4] < right[0] / 3
+
+
+CLAIMS = """() => {
+  const { predict, descent } = Play.mlp, random = Play.random(3), claims = {};
+  const some = (number, f) => Array.from({ length: number }, (_, i) => f(i));
+  const mean = (values) => values.reduce((sum, v) => sum + v / values.length, 0);
+  const waves = some(40, () => [0.1 + 4.9 * random(), Math.PI * random(), some(5, () => -5 * random())]);
+  for (const name of ["sine_maml", "sine_joint"]) {
+    const phi = Play.unpack(Play.packed[name]), line = some(10, (i) => [i - 4.5, i - 4.5]);
+    const others = waves.map(([a, b, xs]) => {
+      const wave = (x) => a * Math.sin(x + b), path = descent(phi, xs.map((x) => [x, wave(x)]), 10, 0.01);
+      return [0, 10].map((t) => mean(some(20, (i) => (predict(path[t].theta, i / 4) - wave(i / 4)) ** 2)));
+    });
+    claims[name] = {
+      line: descent(phi, line, 3, 0.01).map(({ loss }) => loss),
+      before: mean(others.map(([first]) => first)),
+      after: mean(others.map(([, last]) => last)),
+    };
+  }
+  return claims;
+}"""
+
+
+def test_what_the_sine_page_invites_to_try_is_so() -> None:
+    scripts = ["packed.js", "phi/sine_maml.js", "phi/sine_joint.js", "mlp.js"]
+    claims = javascript.call(javascript.source(scripts), CLAIMS)
+    maml, joint = claims["sine_maml"], claims["sine_joint"]
+    assert maml["after"] < 0.5 * maml["before"]  # on the side where no point was shown
+    assert joint["after"] > 0.9 * joint["before"]
+    assert maml["line"][1] > 1.3 * joint["line"][1]  # the points of a straight line
+    assert maml["line"][3] > 1.3 * joint["line"][3]
 
 
 # ---------------------------------------------------------------------------- people's own drawings

@@ -103,9 +103,14 @@ def on_the_pad(page: Page, shape: list[tuple[int, int]]) -> list[tuple[float, fl
     return [(box["x"] + x * box["width"] / 100, box["y"] + y * box["height"] / 100) for x, y in shape]
 
 
+def rest(page: Page) -> None:
+    """Wait until the page has learned and said what it has to say."""
+    page.locator("[data-playground=draw][aria-busy=false]").wait_for()
+
+
 def answer(page: Page) -> tuple[str, int]:
-    """The class that the status names, and its percentage, when the page has come to rest."""
-    page.wait_for_timeout(1500)
+    """The class that the status names, and its percentage."""
+    rest(page)
     text = page.locator(".play-answer").inner_text()
     match = re.match(ANSWER, text)
     assert match, text
@@ -149,14 +154,14 @@ def test_steps_make_the_difference(opened: Any) -> None:
         after = losses(page)
     assert right >= asked - 1
     steps(page, 0)
-    page.wait_for_timeout(800)
+    rest(page)
     assert losses(page) == after[:1]
     assert "0 gradient steps" in page.locator(".play-answer").inner_text()
     steps(page, 6)
-    page.wait_for_timeout(1500)
+    rest(page)
     assert losses(page)[:4] == after, "the steps are the same ones"
     page.locator("[data-set=random]").check()
-    page.wait_for_timeout(2000)
+    rest(page)
     assert "from a random start" in page.locator(".play-answer").inner_text()
     assert abs(losses(page)[0] - 1.609) < 0.001  # log 5
 
@@ -171,6 +176,7 @@ def test_strokes_can_be_taken_back(opened: Any) -> None:
     page.get_by_role("button", name="character A, drawing 1, empty").wait_for()
     page.keyboard.press("Enter")
     assert "character B" in page.locator("#play-now").inner_text()
+    rest(page)
     assert "at least two" in page.locator(".play-answer").inner_text()
 
 
@@ -213,8 +219,7 @@ def test_the_points_of_a_wave_can_be_moved(opened: Any) -> None:
     assert lines(page)[0] != dragged[0]
     page.locator("[data-do=fewer]").click()
     assert points.count() == 9
-    page.wait_for_timeout(600)
-    assert "after 3 steps" in page.locator(".play-answer").inner_text()
+    page.locator(".play-answer", has_text="after 3 steps").wait_for()
 
 
 def test_the_place_is_kept_free_before_the_scripts_have_run(window: Browser) -> None:

@@ -1,7 +1,7 @@
 // The page "Draw your own characters": the pad, the drawings, the learner, and what it says.
 (() => {
   "use strict";
-  const { lossAndGradient, step, logits, distanceLogits, randomStart, softmax } = Play.conv4;
+  const { lossAndGradient, step, logits, prototypes, distanceLogits, randomStart, softmax } = Play.conv4;
   const LETTERS = [..."ABCDE"], SHOTS = 3, QUERY = "query";
   const ALPHA = 0.4, MOST_STEPS = 10; // the step size that phi was trained with
   const PAD = 100, MOVE = 4; // the pad's side, and how far an arrow key moves the pen
@@ -100,6 +100,7 @@
   // drawing makes what is under way pointless: it stops when it sees that it is not the last run.
   function learn() {
     const mine = ++run;
+    root.setAttribute("aria-busy", "true");
     requestAnimationFrame(function frame() {
       if (mine !== run) return;
       const { images, labels } = support(), classes = new Set(labels);
@@ -110,29 +111,32 @@
           const last = path.at(-1);
           const theta = last ? step(last.theta, last.gradient, ALPHA) : start("maml");
           path.push({ theta, ...lossAndGradient(theta, images, labels) });
-          requestAnimationFrame(frame);
         }
       }
-      report(images, labels, classes, maml, steps);
+      const more = maml && path && path.length <= steps;
+      if (more) requestAnimationFrame(frame);
+      say(report(images, labels, classes, maml, steps), !more);
     });
   }
 
+  // Shows the losses and the probabilities, and returns them in words.
   function report(images, labels, classes, maml, steps) {
     const taken = maml && path ? path.slice(0, steps + 1) : [];
     curve(taken.map(({ loss }) => loss), steps);
     const query = slots[QUERY].image;
     if (classes.size < 2 || !query) {
       bars(null);
-      return say(classes.size < 2 ? "Draw at least two characters, or fill with examples." : "Now draw the query: one of your characters once more.");
+      return classes.size < 2 ? "Draw at least two characters, or fill with examples." : "Now draw the query: one of your characters once more.";
     }
-    const scores = maml ? logits(taken.at(-1).theta, images, query) : distanceLogits(start("prototypes"), images, labels, query);
+    const body = start("prototypes");
+    const scores = maml ? logits(taken.at(-1).theta, images, query) : distanceLogits(body, prototypes(body, images, labels), images, query);
     const p = softmax(scores.map((score, k) => (classes.has(k) ? score : -Infinity)));
     bars(p);
     const best = p.indexOf(Math.max(...p));
     const how = maml ? `${taken.length - 1} gradient step${taken.length === 2 ? "" : "s"}` : "prototypes";
     const from = controls.random.checked ? ", from a random start" : "";
     const fall = maml && taken.length > 1 ? ` The loss on your drawings went from ${taken[0].loss.toFixed(2)} to ${taken.at(-1).loss.toFixed(2)}.` : "";
-    say(`Most like ${LETTERS[best]}: ${percent(p[best])} (${how}${from}).${answerOfExamples}${fall}`);
+    return `Most like ${LETTERS[best]}: ${percent(p[best])} (${how}${from}).${answerOfExamples}${fall}`;
   }
 
   const percent = (share) => `${Math.round(100 * share)} %`;
@@ -140,9 +144,12 @@
   // ---------------------------------------------------------------------------------- what is shown
 
   let saying = 0;
-  function say(text) { // a moment later, so that a screen reader hears the last of several
+  function say(text, last) { // a moment later, so that a screen reader hears the last of several
     clearTimeout(saying);
-    saying = setTimeout(() => { if (status.textContent !== text) status.textContent = text; }, 400);
+    saying = setTimeout(() => {
+      if (last) root.setAttribute("aria-busy", "false");
+      if (status.textContent !== text) status.textContent = text;
+    }, 400);
   }
 
   function bars(p) {

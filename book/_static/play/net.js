@@ -184,8 +184,9 @@ globalThis.Play ??= {};
     return means;
   }
 
-  function distanceLogits(theta, support, labels, query) {
-    const means = prototypes(theta, support, labels), z = features(theta, [...support, query]).at(-1);
+  // -|z - c_k|^2 for the query's features z, in the same batch as above; no class, no chance.
+  function distanceLogits(theta, means, support, query) {
+    const z = features(theta, [...support, query]).at(-1);
     return Array.from({ length: WAYS }, (_, k) => {
       if (!means[k]) return -Infinity;
       const apart = z.map((value, f) => value - means[k][f]);
