@@ -25,7 +25,9 @@ def call(code: str, function: str, value: object = None) -> Any:
         RuntimeError: the code throws an error.
     """
     node = shutil.which("node")
-    return in_chromium(code, function, value) if node is None else in_node(node, code, function, value)
+    return (
+        in_chromium(code, function, value) if node is None else in_node(node, code, function, value)
+    )
 
 
 def in_node(node: str, code: str, function: str, value: object) -> Any:
@@ -36,9 +38,7 @@ def in_node(node: str, code: str, function: str, value: object) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "program.js"
         file.write_text(program, encoding="utf-8")
-        done = subprocess.run(
-            [node, file], input=json.dumps(value), capture_output=True, text=True
-        )
+        done = subprocess.run([node, file], input=json.dumps(value), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout)

@@ -3,8 +3,8 @@
 Lake's way of testing: the characters of a task are of one alphabet, a drawing of each is given, and
 other people's drawings of them are asked for. The characters are those of Omniglot that phi was
 never trained on. The page gets a drawing as its strokes, which the data do not have: so each image
-of 105 x 105 is thinned to lines of one pixel, and neighbours on a line are joined. From there on all
-is the page's own: the size, the place, the pen, the weights of 8 bits, the JavaScript. The package
+of 105 x 105 is thinned to lines of one pixel, and neighbours on a line are joined. From there on
+all is the page's own: size, place, pen, weights of 8 bits, JavaScript. The package
 gets the same drawings as the data set has them, at 28 x 28, and the weights as they were trained.
 
     python tools/play_accuracy.py            writes results/play/accuracy.json, a few minutes
@@ -38,13 +38,22 @@ PROTOCOL = (
     f"{TASKS} tasks of {WAYS} unseen Omniglot characters of one alphabet, one drawing of each, "
     "and one query of each by another person, predicted on its own."
 )
-SCRIPTS = ["packed.js", "phi/omniglot_maml.js", "phi/omniglot_prototypes.js", "net.js", "strokes.js"]
+SCRIPTS = [
+    "packed.js",
+    "phi/omniglot_maml.js",
+    "phi/omniglot_prototypes.js",
+    "net.js",
+    "strokes.js",
+]
 ANSWERS = """(tasks) => {
   const net = Play.conv4, best = (logits) => logits.indexOf(Math.max(...logits));
-  const phi = Play.unpack(Play.packed.omniglot_maml), body = Play.unpack(Play.packed.omniglot_prototypes);
+  const phi = Play.unpack(Play.packed.omniglot_maml);
+  const body = Play.unpack(Play.packed.omniglot_prototypes);
   const maml = (start, steps, images, labels, queries) => {
     let theta = start;
-    for (let t = 0; t < steps; t++) theta = net.step(theta, net.lossAndGradient(theta, images, labels).gradient, 0.4);
+    for (let t = 0; t < steps; t++) {
+      theta = net.step(theta, net.lossAndGradient(theta, images, labels).gradient, 0.4);
+    }
     return queries.map((query) => best(net.logits(theta, images, query)));
   };
   return tasks.map(({ support, labels, queries }) => {
@@ -90,7 +99,7 @@ def strokes(ink: np.ndarray) -> list[list[list[int]]]:
 
 
 def originals(names: list[str]) -> dict[str, list[np.ndarray]]:
-    """The drawings of some characters as they are, [105, 105], ink true, in the order of `omniglot`."""
+    """The drawings of characters as they are, [105, 105], ink true, in the order of `omniglot`."""
     folder, files = Path(os.environ["METANOTES_DATA"]) / "omniglot-py", defaultdict(list)
     for archive in ("images_background", "images_evaluation"):
         with zipfile.ZipFile(folder / f"{archive}.zip") as packed:
@@ -105,7 +114,9 @@ def originals(names: list[str]) -> dict[str, list[np.ndarray]]:
 def draw_tasks(number: int, seed: int = 0) -> tuple[Task, list[dict[str, Any]]]:
     """Tasks for the package, and the same for the page."""
     images = omniglot("test", protocol="1200/423")
-    pictures = images.x.float().div(255).unflatten(0, (len(images.names), -1))  # [423, 20, 1, 28, 28]
+    pictures = (
+        images.x.float().div(255).unflatten(0, (len(images.names), -1))
+    )  # [423, 20, 1, 28, 28]
     alphabets = defaultdict(list)
     for row, name in enumerate(images.names):
         alphabets[name.split("/")[0]].append(row)
@@ -115,7 +126,9 @@ def draw_tasks(number: int, seed: int = 0) -> tuple[Task, list[dict[str, Any]]]:
     for _ in range(number):
         rows = random.choice(large[random.integers(len(large))], WAYS, replace=False)
         drawers = [random.permutation(pictures.shape[1])[: 1 + QUERIES] for _ in rows]
-        picked.append([[(int(row), int(d)) for d in own] for row, own in zip(rows, drawers, strict=True)])
+        picked.append(
+            [[(int(row), int(d)) for d in own] for row, own in zip(rows, drawers, strict=True)]
+        )
     names = sorted({images.names[row] for task in picked for own in task for row, _ in own})
     drawn = originals(names)
 
@@ -154,7 +167,10 @@ def right_in_the_package(tasks: Task) -> dict[str, np.ndarray]:
         f"MAML, {STEPS} steps": (maml, STEPS),
         "MAML, 0 steps": (maml, 0),
         f"a random start, {STEPS} steps": (MAML(start, inner_lr=0.4), STEPS),
-        "prototypes": (PrototypicalNetwork(play_weights.network("omniglot_prototypes"), WAYS), None),
+        "prototypes": (
+            PrototypicalNetwork(play_weights.network("omniglot_prototypes"), WAYS),
+            None,
+        ),
     }
     right = {}
     for name, (learner, steps) in learners.items():

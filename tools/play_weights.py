@@ -107,7 +107,9 @@ def from_run(name: str) -> None:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     options.add_argument("--from-runs", action="store_true")
     options.add_argument("--from", dest="folder", type=Path)
     chosen = options.parse_args()
@@ -116,7 +118,11 @@ def main() -> None:
         if chosen.from_runs:
             from_run(name)
         elif chosen.folder and (file := chosen.folder / f"{part}.safetensors").exists():
-            keep(name, load_file(file), f"{file.name}, trained as python -m runs few_shot_omniglot does")
+            keep(
+                name,
+                load_file(file),
+                f"{file.name}, trained as python -m runs few_shot_omniglot does",
+            )
         if (KEPT / f"{name}.safetensors").exists():
             WRITTEN.mkdir(parents=True, exist_ok=True)
             path = WRITTEN / f"{name}.js"

@@ -5,8 +5,8 @@
     ```
 
 puts one in, with its scripts and its style sheet on that page alone. They are classic scripts in
-book/_static/play, in this order: modules are not loaded from a folder on a disk. `{{ drawing ... }}`
-becomes what was measured of the drawing page, see tools/play_accuracy.py.
+book/_static/play, in this order: modules are not loaded from a folder on a disk. And `{{ drawing
+... }}` becomes what was measured of the drawing page, see tools/play_accuracy.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Playground(SphinxDirective):
         name = self.arguments[0]
         if name not in SCRIPTS:
             raise self.error(f"playground {name!r} must be one of {', '.join(SCRIPTS)}")
-        start = nodes.raw("", f'<div class="play play-{name}" data-playground="{name}">', format="html")
+        start = nodes.raw(
+            "", f'<div class="play play-{name}" data-playground="{name}">', format="html"
+        )
         start["playground"] = name
         words = nodes.container()
         self.state.nested_parse(self.content, self.content_offset, words)
@@ -57,7 +59,11 @@ def add_scripts(
     app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any
 ) -> None:
     """The scripts of a page's playgrounds, on that page."""
-    names = [n["playground"] for n in doctree.findall(nodes.raw) if "playground" in n] if doctree else []
+    names = (
+        [n["playground"] for n in doctree.findall(nodes.raw) if "playground" in n]
+        if doctree
+        else []
+    )
     for name in names:
         app.add_css_file("play/play.css")
         for script in SCRIPTS[name]:

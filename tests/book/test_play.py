@@ -17,7 +17,12 @@ from metanotes import MAML, Batch, PrototypicalNetwork, mse
 from metanotes.nets import conv4
 
 ALPHA = 0.4
-NET = javascript.source(["packed.js", "net.js", "strokes.js", "examples.js"])
+NET = (
+    javascript.source(["packed.js", "net.js", "strokes.js", "examples.js"])
+    + """
+const plain = (theta) => Object.fromEntries(Object.entries(theta).map(([n, w]) => [n, [...w]]));
+"""
+)
 LOSSES = """({ packed, images, labels, alpha, steps }) => {
   let theta = Play.unpack(packed);
   const losses = [];
@@ -30,7 +35,7 @@ LOSSES = """({ packed, images, labels, alpha, steps }) => {
 }"""
 GRADIENT = """({ packed, images, labels }) => {
   const { loss, gradient } = Play.conv4.lossAndGradient(Play.unpack(packed), images, labels);
-  return { loss, gradient: Object.fromEntries(Object.entries(gradient).map(([n, g]) => [n, [...g]])) };
+  return { loss, gradient: plain(gradient) };
 }"""
 
 
@@ -52,7 +57,9 @@ def model() -> nn.Sequential:
     return play_weights.network("omniglot_maml")
 
 
-def given(model: nn.Sequential, x: Tensor, y: Tensor, bits: int = 32, **more: Any) -> dict[str, Any]:
+def given(
+    model: nn.Sequential, x: Tensor, y: Tensor, bits: int = 32, **more: Any
+) -> dict[str, Any]:
     packed = play_weights.packed(model.state_dict(), bits)
     return {"packed": packed, "images": x.flatten(1).tolist(), "labels": y.tolist(), **more}
 
@@ -82,7 +89,7 @@ def test_weights_are_unpacked(bits: int, error: float) -> None:
     phi["1.bias"] = 3e-6 * torch.arange(-32, 32)  # so small that 16 bits have no leading one
     theta = javascript.call(
         NET,
-        "(packed) => Object.fromEntries(Object.entries(Play.unpack(packed)).map(([n, w]) => [n, [...w]]))",
+        "(packed) => plain(Play.unpack(packed))",
         play_weights.packed(phi, bits),
     )
     assert theta.keys() == play_weights.without_idle_biases(phi).keys()
@@ -120,7 +127,9 @@ def test_the_gradient_is_that_of_torch(drawings: Any, model: nn.Sequential) -> N
 def test_a_wrong_gradient_is_noticed(drawings: Any, model: Any, whole: str, broken: str) -> None:
     assert whole in NET
     x, y, _ = drawings
-    ours = javascript.call(NET.replace(whole, broken), LOSSES, given(model, x, y, alpha=ALPHA, steps=2))
+    ours = javascript.call(
+        NET.replace(whole, broken), LOSSES, given(model, x, y, alpha=ALPHA, steps=2)
+    )
     right = losses_of_torch(model, x, y, 2)
     assert abs(ours[0] - right[0]) < 1e-10
     assert abs(ours[1] - right[1]) > 1e-4
@@ -156,13 +165,17 @@ def test_a_query_is_answered_as_by_the_package(drawings: Any, model: nn.Sequenti
           const { lossAndGradient, step, logits, prototypes, distanceLogits } = Play.conv4;
           const features = Play.unpack(body), means = prototypes(features, images, labels);
           let theta = Play.unpack(packed);
-          for (let t = 0; t < 3; t++) theta = step(theta, lossAndGradient(theta, images, labels).gradient, 0.4);
+          for (let t = 0; t < 3; t++) {
+            theta = step(theta, lossAndGradient(theta, images, labels).gradient, 0.4);
+          }
           return [logits(theta, images, query), distanceLogits(features, means, images, query)];
         }""",
         input,
     )
     for got, right in zip(ours, (by_maml, by_distance), strict=True):
-        assert (torch.tensor(got, dtype=torch.float64) - right).abs().max() < 1e-6 * right.abs().max()
+        assert (
+            torch.tensor(got, dtype=torch.float64) - right
+        ).abs().max() < 1e-6 * right.abs().max()
 
 
 def test_a_random_start_is_drawn_as_torch_draws_it() -> None:
@@ -228,10 +241,13 @@ def test_the_sine_network_descends_as_in_torch(bits: int, error: float) -> None:
     maml = MAML(play_weights.network("sine_maml").double(), inner_lr=0.01, loss=mse)
     batch = Batch(x[None], y[None])
     with torch.no_grad():
-        right = [mse(maml.predict(maml.adapt(batch, steps=t), x[None]), y[None]).item() for t in range(5)]
+        right = [
+            mse(maml.predict(maml.adapt(batch, steps=t), x[None]), y[None]).item() for t in range(5)
+        ]
     ours = javascript.call(
         javascript.source(["packed.js", "mlp.js"]),
-        "({ packed, points }) => Play.mlp.descent(Play.unpack(packed), points, 4, 0.01).map(({ loss }) => loss)",
+        "({ packed, points }) =>"
+        " Play.mlp.descent(Play.unpack(packed), points, 4, 0.01).map(({ loss }) => loss)",
         {
             "packed": play_weights.packed(model.state_dict(), bits),
             "points": torch.cat([x, y], 1).tolist(),
@@ -245,12 +261,15 @@ CLAIMS = """() => {
   const { predict, descent } = Play.mlp, random = Play.random(3), claims = {};
   const some = (number, f) => Array.from({ length: number }, (_, i) => f(i));
   const mean = (values) => values.reduce((sum, v) => sum + v / values.length, 0);
-  const waves = some(40, () => [0.1 + 4.9 * random(), Math.PI * random(), some(5, () => -5 * random())]);
+  const left = () => some(5, () => -5 * random());
+  const waves = some(40, () => [0.1 + 4.9 * random(), Math.PI * random(), left()]);
   for (const name of ["sine_maml", "sine_joint"]) {
     const phi = Play.unpack(Play.packed[name]), line = some(10, (i) => [i - 4.5, i - 4.5]);
     const others = waves.map(([a, b, xs]) => {
-      const wave = (x) => a * Math.sin(x + b), path = descent(phi, xs.map((x) => [x, wave(x)]), 10, 0.01);
-      return [0, 10].map((t) => mean(some(20, (i) => (predict(path[t].theta, i / 4) - wave(i / 4)) ** 2)));
+      const wave = (x) => a * Math.sin(x + b), points = xs.map((x) => [x, wave(x)]);
+      const path = descent(phi, points, 10, 0.01);
+      const error = (t, x) => (predict(path[t].theta, x) - wave(x)) ** 2;
+      return [0, 10].map((t) => mean(some(20, (i) => error(t, i / 4))));
     });
     claims[name] = {
       line: descent(phi, line, 3, 0.01).map(({ loss }) => loss),

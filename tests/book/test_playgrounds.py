@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def by_touch(page: Page, shape: list[tuple[int, int]]) -> None:
         client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
 
     send("touchStart", places[:1])
-    for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(places):
         for part in (0.25, 0.5, 0.75, 1.0):
             send("touchMove", [(x0 + part * (x1 - x0), y0 + part * (y1 - y0))])
     send("touchEnd", [])
@@ -100,7 +101,9 @@ def on_the_pad(page: Page, shape: list[tuple[int, int]]) -> list[tuple[float, fl
     pad.scroll_into_view_if_needed()
     box = pad.bounding_box()
     assert box is not None
-    return [(box["x"] + x * box["width"] / 100, box["y"] + y * box["height"] / 100) for x, y in shape]
+    return [
+        (box["x"] + x * box["width"] / 100, box["y"] + y * box["height"] / 100) for x, y in shape
+    ]
 
 
 def rest(page: Page) -> None:
@@ -118,7 +121,9 @@ def answer(page: Page) -> tuple[str, int]:
 
 
 def losses(page: Page) -> list[float]:
-    numbers: list[float] = json.loads(page.locator(".play-curve").get_attribute("data-losses") or "[]")
+    numbers: list[float] = json.loads(
+        page.locator(".play-curve").get_attribute("data-losses") or "[]"
+    )
     return numbers
 
 
