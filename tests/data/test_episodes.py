@@ -60,7 +60,7 @@ def test_the_order_of_the_queries_moves_nothing_else():
         rows, _ = sampler.examples.draw(5, 4, 5, generator)  # [T, N, K+Q]
         tasks, drawn = sampler(5), example(marked().x)[rows]
         assert torch.equal(example(tasks.support.x), drawn[..., :2].flatten(1))
-        by_label = example(tasks.query.x).gather(1, tasks.query.y.argsort(1, stable=True))
+        by_label = example(tasks.query.x).gather(1, tasks.query.y.argsort(dim=1, stable=True))
         mine = by_label.unflatten(1, (4, 3)).sort(2).values
         assert torch.equal(mine, drawn[..., 2:].sort(2).values)
 
