@@ -26,6 +26,7 @@ def tuned(
     goodness: Callable[[UpdateRule], float],
     around: float | None = None,
     rates: list[float] | None = None,
+    make: Callable[[float], UpdateRule] | None = None,
 ) -> float:
     """The rate of a hand-made rule with the lowest value on validation functions.
 
@@ -34,11 +35,12 @@ def tuned(
         goodness: of a rule, the lower the better; NaN counts as infinite.
         around: try this rate and its two neighbours first, and go on downhill; default: try all.
         rates: other ones than those of `HAND_MADE`.
+        make: of a rate, the rule; default: that of `HAND_MADE`, which need not have the name else.
 
     Raises:
         ValueError: the best rate is at an end of the list.
     """
-    make, rates = HAND_MADE[name][0], rates or HAND_MADE[name][1]
+    make, rates = make or HAND_MADE[name][0], rates or HAND_MADE[name][1]
     values: dict[int, float] = {}
 
     def value(n: int) -> float:

@@ -7,6 +7,8 @@ from typing import Any
 
 from metanotes.notebook import Record, record, record_names
 
+LINES = 7  # of a panel, at most
+
 
 def page(folder: Path, pictures: Path) -> str:
     """Markdown for all records of a folder; the curves are drawn into `pictures`."""
@@ -27,7 +29,7 @@ def section(run: Record, pictures: Path) -> str:
     if any("curve" in trained for trained in run.runs):
         name, alt = picture(run, pictures)
         lines += [f"```{{image}} _generated/{name}", f":alt: {alt}", ":width: 100%", "```", ""]
-    lines += [f"Made again by `{run.command}`.", ""]
+    lines += [f"Made by `{run.command}`; made again, from nothing, with `--fresh` added.", ""]
     lines += [":::{dropdown} Configuration, machine and time", ""]
     lines += [f"- Seeds: {', '.join(map(str, run.seeds))}"]
     lines += [f"- Machine: {machine}" for machine in run.machines]
@@ -69,7 +71,7 @@ def _row(cells: list[str]) -> str:
     )
 
 
-def _figure(height: float) -> tuple[Any, Any]:
+def _figure(panels: int, height: float) -> tuple[Any, list[Any]]:
     import matplotlib
 
     matplotlib.use("agg")
@@ -77,10 +79,22 @@ def _figure(height: float) -> tuple[Any, Any]:
 
     matplotlib.rcParams["svg.hashsalt"] = "metanotes"
     figure = Figure(figsize=(7, height), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = list(figure.subplots(panels, 1, sharex=True, sharey=True, squeeze=False).flat)
+    for ax in axes:
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def panels_of(names: list[str], settings: list[str]) -> list[list[str]]:
+    """Trainings that are drawn in one panel: of one setting, and at most `LINES`."""
+    groups = [[name for name in names if name.endswith(f" {setting}")] for setting in settings]
+    others = [name for name in names if not any(name in group for group in groups)]
+    return [
+        group[start : start + LINES]
+        for group in (others, *groups)
+        for start in range(0, len(group), LINES)
+    ]
 
 
 def picture(run: Record, pictures: Path) -> tuple[str, str]:
@@ -91,18 +105,21 @@ def picture(run: Record, pictures: Path) -> tuple[str, str]:
     """
     runs = [trained for trained in run.runs if "curve" in trained]
     names = list(dict.fromkeys(trained["what"] for trained in runs))
-    figure, axes = _figure(height=4.2 if len(names) > 1 else 3)
-    for trained in runs:
-        at, color = trained["curve"]["iteration"], f"C{names.index(trained['what'])}"
-        first = next(other for other in runs if other["what"] == trained["what"])
-        if len(runs) > 1:
-            at = [n / trained["iterations"] * trained["seconds"] / 60 for n in at]
-        label = trained["what"] if trained is first else None
-        axes.plot(at, trained["curve"]["value"], color=color, label=label)
-    axes.set(xlabel="minutes of one training" if len(runs) > 1 else "meta-iteration")
-    axes.set(ylabel=run.curve_label)
-    if len(names) > 1:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    panels = panels_of(names, list(run.settings))
+    figure, axes = _figure(len(panels), height=2.6 * len(panels) + (0.4 if len(names) > 1 else 0))
+    for ax, group in zip(axes, panels, strict=True):
+        for number, name in enumerate(group):
+            for seed, trained in enumerate(t for t in runs if t["what"] == name):
+                at = trained["curve"]["iteration"]
+                if len(runs) > 1:
+                    at = [n / trained["iterations"] * trained["seconds"] / 60 for n in at]
+                label = None if seed else name
+                ax.plot(at, trained["curve"]["value"], color=f"C{number}", label=label)
+        ax.set(ylabel=run.curve_label)
+        ax.yaxis.label.set_size(8)
+        if len(names) > 1:
+            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    axes[-1].set(xlabel="minutes of one training" if len(runs) > 1 else "meta-iteration")
     pictures.mkdir(parents=True, exist_ok=True)
     figure.savefig(pictures / f"{run.name}.svg", metadata={"Date": None})
     ends = ", ".join(f"{trained['what']} {trained['curve']['value'][-1]:.3f}" for trained in runs)

@@ -2,7 +2,8 @@
 
 A task is N classes, K labelled support examples of each, and some query examples of each to judge
 by. Which class is called 0, which 1, ... is drawn anew in every task: were it not, a network could
-learn the classes once and for all, and would need no support set (Vinyals et al. 2016).
+learn the classes once and for all, and would need no support set (Vinyals et al. 2016). The queries
+come in random order for the same reason: were they sorted, their places would tell their labels.
 """
 
 from __future__ import annotations
@@ -10,9 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metanotes.data.labelled import ExamplesByClass, Labelled, Rotations, mapped
-from metanotes.data.sampler import Count, Sampler, check_count, draw_count, most
+from metanotes.data.sampler import (
+    Count,
+    Sampler,
+    check_count,
+    draw_count,
+    draw_uniform,
+    most,
+)
 from metanotes.task import Batch, Task
 
 
@@ -61,17 +70,29 @@ class EpisodeSampler(Sampler[Task]):
     def _draw(self, tasks: int) -> Task:
         n, k, q = (draw_count(c, self.generator) for c in (self.ways, self.shots, self.queries))
         rows, turns = self.examples.draw(tasks, n, k + q, self.generator)  # [T, N, K+Q], [T, N]
+        order = self._order(tasks, n * q)  # [T, N*Q]
+        support_y = torch.arange(n, device="cpu").repeat_interleave(k).repeat(tasks, 1)  # [T, N*K]
+        query_y = order // q  # class by class, query i has the label i // Q
         # All support rows, then all query rows: one gather, and both parts are contiguous.
-        rows = torch.cat([rows[..., :k].flatten(), rows[..., k:].flatten()])
-        turns = torch.cat([turns.flatten().repeat_interleave(m) for m in (k, q)])
+        queries = rows[..., k:].flatten(1).gather(1, order)
+        rows = torch.cat([rows[..., :k].flatten(), queries.flatten()])
+        turns = torch.cat([turns.gather(1, y).flatten() for y in (support_y, query_y)])
         x = self.examples.inputs(rows, turns)
         support, query = slice(tasks * n * k), slice(tasks * n * k, None)
-        return Task(self._batch(x, support, tasks, n, k), self._batch(x, query, tasks, n, q))
+        return Task(self._batch(x, support, support_y), self._batch(x, query, query_y))
 
-    def _batch(self, x: Any, part: slice, tasks: int, ways: int, per_class: int) -> Batch:
-        labels = torch.arange(ways, device=self.device).repeat_interleave(per_class)
-        x = mapped(x, lambda tensor: tensor[part].unflatten(0, (tasks, -1)))
-        return Batch(x, labels.repeat(tasks, 1))
+    def _order(self, tasks: int, queries: int) -> Tensor:
+        """A random order of the queries of each task, `[T, queries]`.
+
+        It is drawn aside, by a generator that is seeded from where the stream stands and does not
+        move it: what a seed draws does not depend on the order in which it is asked for.
+        """
+        aside = self.generator.clone_state()
+        aside.manual_seed(int(torch.randint(2**62, (), generator=aside, device="cpu")))
+        return draw_uniform(aside, tasks, queries).argsort(1)
+
+    def _batch(self, x: Any, part: slice, y: Tensor) -> Batch:
+        return Batch(mapped(x, lambda t: t[part].unflatten(0, tuple(y.shape))), y.to(self.device))
 
 
 def episodes(
@@ -87,7 +108,8 @@ def episodes(
     """N-way K-shot classification tasks from labelled examples.
 
     In every task the classes are drawn without replacement and in random order, and so are the
-    examples of each; support and query share none. Within a task they are sorted by label.
+    examples of each; support and query share none. Within a task the support set is sorted by
+    label, and the queries come in random order.
 
     Each of the three numbers may be a range `(low, high)`, both ends included: a number is then
     drawn from it for every batch of tasks, the same for all tasks of the batch.
@@ -123,8 +145,8 @@ def episodes(
     >>> tasks = episodes(Batch(x, y), ways=5, shots=1, queries=3)(16)
     >>> tasks.support.x.shape, tasks.query.x.shape
     (torch.Size([16, 5, 1, 8, 8]), torch.Size([16, 15, 1, 8, 8]))
-    >>> tasks.query.y[0]
-    tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4])
+    >>> tasks.support.y[0], tasks.query.y[0].bincount()
+    (tensor([0, 1, 2, 3, 4]), tensor([3, 3, 3, 3, 3]))
     >>> varied = episodes(Batch(x, y), ways=5, shots=(1, 3), queries=1)
     >>> [varied(16).support.x.shape[1] for _ in range(5)]
     [15, 10, 10, 10, 10]

@@ -38,8 +38,31 @@ def test_shapes_and_labels():
     assert tasks.support.y.dtype == tasks.query.y.dtype == torch.int64
     assert tasks.support.x.is_contiguous()
     assert tasks.query.x.is_contiguous()
-    for y, count in ((tasks.support.y, 2), (tasks.query.y, 3)):
-        assert torch.equal(y, torch.arange(4).repeat_interleave(count).expand_as(y))
+    in_order = torch.arange(4).repeat_interleave(3)
+    assert torch.equal(tasks.support.y, torch.arange(4).repeat_interleave(2).expand(11, -1))
+    assert torch.equal(tasks.query.y.sort(1).values, in_order.expand(11, -1))
+
+
+def test_no_place_among_the_queries_tells_the_label():
+    """A predictor of places, which sees neither images nor labels, is right once in N."""
+    tasks = episodes(marked(), ways=4, shots=2, queries=3, seed=1)(6000)
+    table = torch.stack([(tasks.query.y == label).float().mean(0) for label in range(4)])
+    assert (table - 1 / 4).abs().max() < 0.025  # [N, N*Q]: each label is as often at each place
+    neighbours = (tasks.query.y[:, 1:] == tasks.query.y[:, :-1]).float().mean(0)
+    assert (neighbours - 2 / 11).abs().max() < 0.025  # nor does the query before
+
+
+def test_the_order_of_the_queries_moves_nothing_else():
+    """Batch after batch, the examples are those of a generator that draws no order at all."""
+    sampler = episodes(marked(), ways=4, shots=2, queries=3, seed=7)
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(3):
+        rows, _ = sampler.examples.draw(5, 4, 5, generator)  # [T, N, K+Q]
+        tasks, drawn = sampler(5), example(marked().x)[rows]
+        assert torch.equal(example(tasks.support.x), drawn[..., :2].flatten(1))
+        by_label = example(tasks.query.x).gather(1, tasks.query.y.argsort(dim=1, stable=True))
+        mine = by_label.unflatten(1, (4, 3)).sort(2).values
+        assert torch.equal(mine, drawn[..., 2:].sort(2).values)
 
 
 def test_each_label_is_one_class_in_support_and_query_alike():
@@ -146,7 +169,7 @@ def test_rotations_by_task_turn_a_class_as_one_and_anew_each_time():
         support = [turns_of(image, data) for image in tasks.support.x[task]]
         assert {int(data.y[i]) for i, _ in support} == {0, 1, 2}  # never two turns of one class
         for position, image in enumerate(tasks.query.x[task]):
-            assert turns_of(image, data)[1] == support[position // 2][1]
+            assert turns_of(image, data)[1] == support[tasks.query.y[task, position]][1]
         seen.update((int(data.y[i]), turn) for i, turn in support)
     assert len(seen) == 12
     assert min(seen.values()) > 25  # 50 expected
@@ -308,7 +331,7 @@ def test_numbers_may_be_ranges_and_are_drawn_anew_for_every_batch():
         for batch, each in ((tasks.support, shots), (tasks.query, queries)):
             assert batch.x.shape[:2] == batch.y.shape == (3, ways * each)
             expected = torch.arange(ways).repeat_interleave(each)
-            assert torch.equal(batch.y, expected.expand(3, -1))
+            assert torch.equal(batch.y.sort(1).values, expected.expand(3, -1))
         drawn = example(torch.cat([tasks.support.x, tasks.query.x], 1))
         assert all(len(set(row)) == ways * (shots + queries) for row in drawn.tolist())
         seen.add((ways, shots, queries))
