@@ -22,6 +22,8 @@ from runs import (
     architecture_cells,
     augmentation,
     data_policy,
+    dataset_distillation,
+    distillation,
     few_shot,
     learned_optimizer,
     learned_optimizer_quadratics,
@@ -46,6 +48,8 @@ RUNS = {
         architecture_cells.RUN,
         augmentation.RUN,
         data_policy.RUN,
+        distillation.RUN,
+        dataset_distillation.RUN,
     )
 }
 
