@@ -25,6 +25,8 @@ from runs import (
     architecture_cells,
     augmentation,
     data_policy,
+    dataset_distillation,
+    distillation,
     falling_rates,
     few_shot,
     learned_optimizer,
@@ -51,6 +53,8 @@ RUNS = {
         architecture_cells.RUN,
         augmentation.RUN,
         data_policy.RUN,
+        distillation.RUN,
+        dataset_distillation.RUN,
     )
 }
 
