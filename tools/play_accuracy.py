@@ -172,8 +172,8 @@ def as_the_page_sees(tasks: Task, for_page: list[dict[str, Any]]) -> Task:
 def right_in_the_package(tasks: Task) -> dict[str, np.ndarray]:
     """The same for the package's learners, with `evaluate`."""
     start = conv4(ways=WAYS)
-    nn.init.zeros_(start[-1].weight)
-    nn.init.zeros_(start[-1].bias)
+    for p in start[-1].parameters():
+        nn.init.zeros_(p)
     maml = MAML(play_weights.network("omniglot_maml"), inner_lr=0.4)
     learners = {
         f"MAML, {STEPS} steps": (maml, STEPS),
