@@ -4,8 +4,8 @@ Lake's way of testing: the characters of a task are of one alphabet, a drawing o
 other people's drawings of them are asked for. The characters are those of Omniglot that phi was
 never trained on. The page gets a drawing as its strokes, which the data do not have: so each image
 of 105 x 105 is thinned to lines of one pixel, and neighbours on a line are joined. From there on
-all is the page's own: size, place, pen, weights of 8 bits, JavaScript. The package
-gets the same drawings as the data set has them, at 28 x 28, and the weights as they were trained.
+all is the page's own: size, place, pen, weights of 8 bits, JavaScript. The package has
+the weights as they were trained, and gets both the page's pictures and those of the data set.
 
     python tools/play_accuracy.py            writes results/play/accuracy.json, a few minutes
 """
@@ -157,11 +157,23 @@ def right_on_the_page(tasks: Task, for_page: list[dict[str, Any]]) -> dict[str, 
     }
 
 
+def as_the_page_sees(tasks: Task, for_page: list[dict[str, Any]]) -> Task:
+    """The same tasks with the page's pictures, for the package."""
+    pictures = javascript.call(
+        javascript.source(["strokes.js"]),
+        "(tasks) => tasks.map(({ support, queries }) =>"
+        " [...support, ...queries].map((drawing) => [...Play.image(drawing)]))",
+        for_page,
+    )
+    x = torch.tensor(pictures, dtype=torch.float32).unflatten(2, (1, 28, 28))
+    return Task(Batch(x[:, :WAYS], tasks.support.y), Batch(x[:, WAYS:], tasks.query.y))
+
+
 def right_in_the_package(tasks: Task) -> dict[str, np.ndarray]:
     """The same for the package's learners, with `evaluate`."""
     start = conv4(ways=WAYS)
-    nn.init.zeros_(start[-1].weight)
-    nn.init.zeros_(start[-1].bias)
+    for p in start[-1].parameters():
+        nn.init.zeros_(p)
     maml = MAML(play_weights.network("omniglot_maml"), inner_lr=0.4)
     learners = {
         f"MAML, {STEPS} steps": (maml, STEPS),
@@ -192,14 +204,17 @@ def digests() -> dict[str, str]:
 
 
 def measured(number: int) -> list[dict[str, Any]]:
-    """A row a learner: both accuracies, and the mean of their difference with its 95 % interval."""
+    """A row a learner: the accuracies of the page, of the package with the page's pictures and with
+    those of the data set; the mean of the difference to the last, with its 95 % interval."""
     tasks, for_page = draw_tasks(number)
+    same = right_in_the_package(as_the_page_sees(tasks, for_page))
     page, package = right_on_the_page(tasks, for_page), right_in_the_package(tasks)
     rows = []
     for name in page:
         difference = page[name] - package[name]
         ci95 = 1.96 * difference.std(ddof=1) / math.sqrt(number)
-        values = {"page": page[name].mean(), "package": package[name].mean()}
+        values = {"page": page[name].mean(), "same pictures": same[name].mean()}
+        values |= {"package": package[name].mean()}
         values |= {"difference": difference.mean(), "ci95": ci95}
         rows.append({"learner": name, **{k: round(float(v), 4) for k, v in values.items()}})
         print(rows[-1], flush=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -118,11 +119,9 @@ def main() -> None:
         if chosen.from_runs:
             from_run(name)
         elif chosen.folder and (file := chosen.folder / f"{part}.safetensors").exists():
-            keep(
-                name,
-                load_file(file),
-                f"{file.name}, trained as python -m runs few_shot_omniglot does",
-            )
+            with safe_open(file, "pt") as given:
+                origin = (given.metadata() or {}).get("origin", "not said")
+            keep(name, load_file(file), origin)
         if (KEPT / f"{name}.safetensors").exists():
             WRITTEN.mkdir(parents=True, exist_ok=True)
             path = WRITTEN / f"{name}.js"

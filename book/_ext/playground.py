@@ -93,11 +93,18 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
     def percent(share: float) -> str:
         return f"{100 * share:.1f}"
 
-    head = ["accuracy in %", "the page", "the package", "difference"]
+    head = [
+        "accuracy in %",
+        "the page",
+        "package, same pictures",
+        "package, data set",
+        "difference",
+    ]
     lines = [
         [
             row["learner"],
             percent(row["page"]),
+            percent(row["same pictures"]),
             percent(row["package"]),
             f"{percent(row['difference'])} ± {percent(row['ci95'])}",
         ]

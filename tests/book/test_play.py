@@ -307,18 +307,19 @@ def test_what_the_page_says_of_its_accuracy_is_of_its_weights() -> None:
     assert record["protocol"] == play_accuracy.PROTOCOL
     rows = {row["learner"]: row for row in record["rows"]}
     for name in ("MAML, 3 steps", "prototypes"):
-        assert abs(rows[name]["difference"]) < 0.03
+        assert abs(rows[name]["page"] - rows[name]["same pictures"]) < 0.03
+        assert rows[name]["difference"] > -0.03, "the page's pictures do no harm"
 
 
 @omniglot_is_there
-def test_some_tasks_of_it_are_answered_as_well_as_by_the_package() -> None:
+def test_some_tasks_of_it_are_answered_as_by_the_package() -> None:
     import play_accuracy
 
-    rows = {row["learner"]: row for row in play_accuracy.measured(25)}
-    for name in ("MAML, 3 steps", "prototypes"):
-        assert abs(rows[name]["difference"]) < 0.06, rows[name]
-        assert rows[name]["page"] > rows["a random start, 3 steps"]["page"] + 0.1
-    assert abs(rows["MAML, 0 steps"]["page"] - 0.2) < 0.08
+    tasks, for_page = play_accuracy.draw_tasks(6)
+    page = play_accuracy.right_on_the_page(tasks, for_page)
+    same = play_accuracy.right_in_the_package(play_accuracy.as_the_page_sees(tasks, for_page))
+    for name in ("MAML, 3 steps", "MAML, 0 steps", "prototypes"):
+        assert abs(page[name].mean() - same[name].mean()) < 0.07, name  # 2 of 30 answers
 
 
 def test_lines_are_thinned_without_breaking_them() -> None:
