@@ -64,7 +64,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(learned_optimizer, "VALIDATION_NETWORKS", 2)
     monkeypatch.setattr(falling_rates, "SETTINGS", tuple(few))
     monkeypatch.setattr(falling_rates, "NETWORKS", 3)
-    monkeypatch.setattr(falling_rates, "tuned", lambda name, goodness, rates, make: rates[4])
+    monkeypatch.setattr(falling_rates, "tuned", lambda name, goodness, around, rates, make: 0.1)
     all_rivals = rivals
 
     def two(steps: int):
