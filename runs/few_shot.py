@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
-import safetensors.torch
-
-from metanotes._ground.files import replacing
 from metanotes.data import mini_imagenet
 from metanotes.evaluation import evaluate
 from metanotes.learner import Learner
@@ -28,10 +25,6 @@ from runs.omniglot import Classes, omniglot_classes
 
 TEST_TASKS = 600
 TEST_QUERIES = {True: 15, False: 1}  # of a class, transductive or not
-KEPT = {  # phi that a page of the site works with
-    ("few_shot_omniglot", "MAML", "5-way 1-shot", 0): "omniglot_maml",
-    ("few_shot_omniglot", "prototypical network", "5-way 1-shot", 0): "omniglot_prototypes",
-}
 FIVE_WAY = {"5-way 1-shot": (5, 1), "5-way 5-shot": (5, 5)}
 
 
@@ -149,10 +142,6 @@ def _job(entry: Entry) -> Job:
 def _work(entry: Entry, session: Session) -> None:
     contender = CONTENDERS[entry.learner]
     learner = contender.learner(entry, session)
-    kept = KEPT.get((session.recorder.name, entry.learner, entry.setting, entry.seed))
-    if kept is not None:
-        with replacing(session.recorder.folder / f"{kept}.safetensors") as file:
-            file.write(safetensors.torch.save(learner.state_dict()))
     steps = _best_steps(entry, learner, contender.test_steps)
     for transductive, queries in TEST_QUERIES.items():
         score = evaluate(
