@@ -3,8 +3,8 @@
     python tools/ranks.py                 # two ranks, conv4 with 64 channels, 16 tasks
     python tools/ranks.py --ranks 4 --iterations 50
 
-Nothing else may run meanwhile. Both take turns. Printed are the seconds of an iteration, the median of the rounds, what drawing the
-tasks takes of that, and the ratio.
+Both take turns, and nothing else may run meanwhile. Printed are the seconds of an iteration, what
+drawing the tasks takes of that, and the ratio of the medians over the rounds.
 """
 
 from __future__ import annotations
