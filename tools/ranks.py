@@ -3,8 +3,8 @@
     python tools/ranks.py                 # two ranks, conv4 with 64 channels, 16 tasks
     python tools/ranks.py --ranks 4 --iterations 50
 
-Both take turns. Printed are the seconds of an iteration, the median of the rounds, what drawing the
-tasks takes of that, and the ratio.
+Both take turns, and nothing else may run meanwhile. Printed are the seconds of an iteration, what
+drawing the tasks takes of that, and the ratio of the medians over the rounds.
 """
 
 from __future__ import annotations
@@ -79,9 +79,8 @@ def main() -> None:
         for name, ranks in (("one process", 1), ("ranks", options.ranks)):
             numbers = run(ranks, options.ranks // ranks, passed)
             seconds[name].append(numbers["seconds"])
-            print(
-                f"{name}: {numbers['seconds']:.4f} s, of which drawing {numbers['drawing']:.4f} s"
-            )
+            parts = f"{numbers['seconds']:.4f} s, of which drawing {numbers['drawing']:.4f} s"
+            print(f"{name}: {parts}", flush=True)
     one, several = (statistics.median(values) for values in seconds.values())
     print(f"{options.ranks} ranks are {one / several:.2f} times as fast as one process")
 
