@@ -198,7 +198,7 @@ def meta_train(
     waits = interrupts_wait(checkpoint is not None, once=ranks.size == 1)
     # What Ctrl+C saves in place of present states; None while phi is on its way: then nothing.
     earlier: dict[str, Any] | None = None
-    with closing(file), ranks.named(), recording(learner), waits as pressed, ExitStack() as stack:
+    with closing(file), ranks.named(), waits as pressed, ExitStack() as stack:
         ranks.gathered(file.open)
         same_states(ranks, parts)
         if outcome.goes_on(iterations):
@@ -206,6 +206,7 @@ def meta_train(
         start = len(history.losses) + 1
         bar = progress_bar(iterations, "meta-training", progress and ranks.first, start - 1)
         stack.enter_context(bar)
+        stack.enter_context(recording(learner, seen=start - 1))
         try:
             learner.train()
             while outcome.goes_on(iterations):

@@ -152,6 +152,22 @@ def test_the_callback_looks_on_at_every_iteration():
     assert torch.equal(parameters(watched), parameters(plain))
 
 
+@pytest.mark.parametrize("stops", [(60,), (250,), (60, 250)])
+def test_a_run_in_parts_is_recorded_where_a_whole_one_is(tmp_path, stops):
+    """And so its numbers are the same to the bit: recorded operations are rounded in other ways."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(3, 10, 4, generator=g), torch.arange(10).remainder(3).expand(3, 10)
+    tasks = Task(Batch(x, y), Batch(x.flip(1), y.flip(1)))
+
+    def trained(*until, path=None):
+        for iterations in until:
+            learner = MAML(mlp(4, 8, 3, seed=0), inner_lr=0.1)
+            meta_train(learner, lambda _: tasks, iterations, checkpoint=path, progress=False)
+        return parameters(learner)
+
+    assert torch.equal(trained(*stops, 300, path=tmp_path / "run.pt"), trained(300))
+
+
 def test_the_callback_of_a_resumed_run_goes_on_counting(tmp_path):
     seen = []
     for iterations in (2, 5):

@@ -67,6 +67,7 @@ class Workshop:
         self.plans: dict[Hashable, Any] = {}
         self.recordings: dict[Hashable, Any] = {}
         self.asked = 0  # how many loops at present ask for recordings
+        self.seen = 0  # how often such a loop had seen tasks before it was interrupted
 
     def __deepcopy__(self, memo: Any) -> Workshop:
         return Workshop()

@@ -92,12 +92,17 @@ def _check(losses: Tensor, gradient: Gradient, right: Tensor, right_gradient: Gr
 
 
 @contextmanager
-def recording(learner: nn.Module) -> Iterator[None]:
+def recording(learner: nn.Module, seen: int = 0) -> Iterator[None]:
     """While this lasts, nothing but tensors changes in a learner: its operations may be recorded.
 
     They are dropped at the end. Modules and losses that are neither torch's nor ours may look at
     more than tensors, and hooks may do anything: with them nothing is recorded, unless the learner
     was made with `record=True`.
+
+    Args:
+        learner: whose operations are recorded.
+        seen: iterations before, in a run that goes on. Tasks of one shape would have been recorded
+            at the same iteration without a break: so they are, and the numbers agree to the bit.
 
     >>> from metanotes import MAML, mse
     >>> from metanotes.data import sinusoid
@@ -112,10 +117,12 @@ def recording(learner: nn.Module) -> Iterator[None]:
         yield
         return
     workshop.asked += 1
+    workshop.seen = seen
     try:
         yield
     finally:
         workshop.asked -= 1
+        workshop.seen = 0
         options: Any = learner.options
         if not (workshop.asked or options.record or options.compile):
             workshop.recordings.clear()
@@ -167,10 +174,12 @@ def recorded(asked: Asked, learner: Learned, tasks: Task, plan: Plan) -> Recordi
     if not plan.how.at_once or plan.how.apart or plan.whole:
         return None
     recordings = learner.workshop.recordings
-    entry = recordings.get(asked.key, 0)
-    if isinstance(entry, int):
-        _forget(recordings, entry)
-        entry = entry + 1
+    entry = recordings.get(asked.key)
+    if entry is None or isinstance(entry, int):
+        _forget(recordings, new=entry is None)
+        if entry is None:  # as often as the first shape of a run that goes on may have been seen
+            entry, learner.workshop.seen = learner.workshop.seen, 0
+        entry += 1
         if entry > SIGHTS or learner.options.compile:
             with _one_at_a_time:
                 entry = record(learner, tasks, plan, asked.own)
@@ -178,12 +187,12 @@ def recorded(asked: Asked, learner: Learned, tasks: Task, plan: Plan) -> Recordi
     return entry if isinstance(entry, Recording) else None
 
 
-def _forget(recordings: dict[Hashable, Any], count: int) -> None:
+def _forget(recordings: dict[Hashable, Any], new: bool) -> None:
     """Make room for one more: of many shapes, the first are forgotten."""
     kept = [key for key, entry in recordings.items() if isinstance(entry, Recording)]
     if len(kept) >= KEPT:
         del recordings[kept[0]]
-    elif count == 0 and len(recordings) >= COUNTED:
+    elif new and len(recordings) >= COUNTED:
         del recordings[next(iter(recordings))]
 
 
