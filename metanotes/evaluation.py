@@ -6,15 +6,19 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import zip_longest
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.utils._pytree import tree_map
 
+from metanotes._ground.agreement import in_words, own_places, same_call, same_tensors
+from metanotes._ground.checkpoints import described
 from metanotes._ground.checks import count
 from metanotes._ground.progress import progress_bar
+from metanotes._ground.ranks import Ranks, present_ranks
 from metanotes.engine import Plan, plan_for, slow_rules_refused
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.task import (
@@ -36,7 +40,7 @@ Together = Literal["all", "several", "none"]  # queries: in one batch, each alon
 # Tasks that are drawn at once: always as many, since a sampler's tasks depend on it.
 BLOCK = 25
 MINIBATCH = 500  # examples that a plain classifier is given at once
-WORK = 500_000_000  # floating-point operations of the queries that are predicted at once, about
+WORK = 250_000_000  # floating-point operations of the queries that are predicted at once, about
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,9 @@ def evaluate(
 
     A plain classifier is judged on labelled examples instead of tasks: `evaluate(model, images)`.
 
+    Where `torch.distributed.init_process_group` was called, all ranks call it alike. They share the
+    tasks, and each returns the whole score, task by task that of one process.
+
     Args:
         learner: what to judge. It is judged in evaluation mode, and left as it was. With labelled
             examples, any module from `[n, ...]` to `[n, classes]`, or a learner that learns nothing
@@ -144,15 +151,20 @@ def evaluate(
         raise ValueError(f"tasks={tasks} is too few for an interval: at least 2")
     if steps is not None:
         count("steps", steps, least=0)
+    ranks = present_ranks(next((p.device for p in learner.parameters()), torch.device("cpu")))
+    own_places(ranks, learner)
+    how = f"{tasks=}, {steps=}, {transductive=}, metric={described(metric)}"
+    same_call(ranks, {"call": f"evaluate, {how}", "learner": described(learner)})
+    same_tensors(ranks, learner)
     training = {module: module.training for module in learner.modules()}
     learner.eval()
     try:
         with torch.no_grad():
             if callable(sample_tasks):
                 return _on_tasks(
-                    learner, sample_tasks, tasks, steps, transductive, metric, progress
+                    learner, sample_tasks, tasks, steps, transductive, metric, progress, ranks
                 )
-            return _on_examples(learner, sample_tasks, transductive, metric, progress)
+            return _on_examples(learner, sample_tasks, transductive, metric, progress, ranks)
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -169,6 +181,7 @@ def _on_tasks(
     transductive: bool,
     metric: Metric | None,
     progress: bool,
+    ranks: Ranks,
 ) -> Score:
     if not isinstance(learner, Learner):
         raise ValueError(
@@ -181,26 +194,34 @@ def _on_tasks(
             f"steps={steps} is for learners that descend; {type(learner).__name__} takes no steps"
         )
     sample = getattr(sample_tasks, "restarted", lambda: sample_tasks)()
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    values: list[Tensor] = []
-    together: Together | None = "all" if transductive else None
-    with progress_bar(tasks, "evaluating", progress) as bar:
-        while (done := sum(map(len, values))) < tasks:
-            left = tasks - done
-            drawn = task_to(select(sample(BLOCK), slice(left)), device)
-            check_tasks(drawn)
-            plan = plan_for(learner, drawn if metric is None else _with_any_labels(drawn))
-            if together is None:
-                together = _together(learner, drawn, steps, plan)
-            groups = plan.groups(drawn)
-            outputs = [_predict(learner, group, steps, together, plan) for group in groups]
-            y = drawn.query.y
-            if metric is None:
-                metric = _usual_metric(learner.loss, outputs[0].shape[2:], y)
-            values.append(_judged(metric, torch.cat(outputs), y).cpu())
-            bar.update(task_count(drawn))
-    assert metric is not None
-    return Score(torch.cat(values).double(), _name(metric), transductive)
+
+    def judge() -> Judged:
+        how = metric
+        together: Together | None = "all" if transductive else None
+        values: list[Tensor] = []
+        first, done, block = "", 0, 0
+        with progress_bar(tasks, "evaluating", progress and ranks.first) as bar:
+            while done < tasks:
+                drawn = task_to(select(sample(BLOCK), slice(tasks - done)), ranks.device)
+                check_tasks(drawn)
+                plan = plan_for(learner, drawn if metric is None else _with_any_labels(drawn))
+                if together is None:
+                    together = _together(learner, drawn, steps, plan)
+                if block == 0 and ranks.size > 1:
+                    first = in_words(drawn)
+                if block % ranks.size == ranks.rank:
+                    with ranks.randomness(block):
+                        groups = plan.groups(drawn)
+                        outputs = [_predict(learner, g, steps, together, plan) for g in groups]
+                    y = drawn.query.y
+                    if how is None:
+                        how = _usual_metric(learner.loss, outputs[0].shape[2:], y)
+                    values.append(_judged(how, torch.cat(outputs), y).cpu())
+                done, block = done + task_count(drawn), block + 1
+                bar.update(task_count(drawn))
+        return Judged(values, _name(how), first)
+
+    return _score(ranks, judge, transductive)
 
 
 def _with_any_labels(tasks: Task) -> Task:
@@ -237,12 +258,14 @@ def _each_alone(
         inputs: Inputs = map_tensors(lambda t: t[:, first : first + number], tasks.query.x)
         return inputs
 
-    queries = tasks.query.y.shape[1]
+    (_, support), (_, queries) = (batch.y.shape[:2] for batch in tasks)
     with plan.at_work(layers=nullcontext):
         if together == "none":
             alone = [map_tensors(lambda t: t[:, 0], part(m, 1)) for m in range(queries)]
             return torch.stack([one_query(x) for x in alone], 1)
-        size = max(1, WORK // max(1, plan.flops))
+        # A query goes through the model beside the support set: a part of what a task costs.
+        work = plan.flops * task_count(tasks) * (support + 1) // (support + queries)
+        size = max(1, WORK // max(1, work))
         several = vmap(one_query, in_dims=1, out_dims=1, randomness="different")
         return torch.cat([several(part(m, size)) for m in range(0, queries, size)], 1)
 
@@ -280,6 +303,7 @@ def _on_examples(
     transductive: bool,
     metric: Metric | None,
     progress: bool,
+    ranks: Ranks,
 ) -> Score:
     try:
         x, y = examples.x, examples.y
@@ -303,29 +327,33 @@ def _on_examples(
             out: Tensor = model(**x) if isinstance(x, dict) else model(x)
             return out
 
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-
     def ready(t: Tensor) -> Tensor:
-        t = t.to(device)
+        t = t.to(ranks.device)
         return t.float().div(255) if t.dtype == torch.uint8 else t
 
-    values: list[Tensor] = []
-    with progress_bar(number, "evaluating", progress) as bar:
-        for first in range(0, number, MINIBATCH):
-            part = map_tensors(ready, select(x, slice(first, first + MINIBATCH)))
-            targets = y[first : first + MINIBATCH].to(device)
-            outputs = outputs_of(part)
-            if first == 0:
-                if not transductive:
-                    _refuse_mixing(outputs_of, part, outputs)
-                if metric is None:
-                    metric = _usual_metric(cross_entropy, outputs.shape[1:], targets[None])
-            assert metric is not None
-            each = map_tensors(lambda t: t[:, None], (outputs, targets))  # a task of one example
-            values.append(_judged(metric, *each).cpu())
-            bar.update(len(targets))
-    assert metric is not None
-    return Score(torch.cat(values).double(), _name(metric), transductive, of="examples")
+    def judge() -> Judged:
+        how, first = metric, ""
+        values: list[Tensor] = []
+        with progress_bar(number, "evaluating", progress and ranks.first) as bar:
+            for block, start in enumerate(range(0, number, MINIBATCH)):
+                part = map_tensors(ready, select(x, slice(start, start + MINIBATCH)))
+                targets = y[start : start + MINIBATCH].to(ranks.device)
+                if block == 0 and ranks.size > 1:
+                    first = in_words((part, targets))
+                if block % ranks.size == ranks.rank:
+                    outputs = outputs_of(part)
+                    if not values:
+                        if not transductive:
+                            _refuse_mixing(outputs_of, part, outputs)
+                        if how is None:
+                            how = _usual_metric(cross_entropy, outputs.shape[1:], targets[None])
+                    assert how is not None
+                    each = map_tensors(lambda t: t[:, None], (outputs, targets))  # tasks of one
+                    values.append(_judged(how, *each).cpu())
+                bar.update(len(targets))
+        return Judged(values, _name(how), first)
+
+    return _score(ranks, judge, transductive, of="examples")
 
 
 def _refuse_mixing(outputs_of: Callable[[Any], Tensor], x: Any, outputs: Tensor) -> None:
@@ -337,6 +365,33 @@ def _refuse_mixing(outputs_of: Callable[[Any], Tensor], x: Any, outputs: Tensor)
             "normalization without running statistics, perhaps): judged so, test examples would "
             "help each other. Use another model, or say transductive=True"
         )
+
+
+# ------------------------------------------------------------------------------- of all ranks
+
+
+class Judged(NamedTuple):
+    """What one rank has judged.
+
+    Args:
+        values: of every R-th block of tasks, if there are R ranks.
+        metric: its name; "" where the rank had no block.
+        first: the first block in words, which all ranks draw.
+    """
+
+    values: list[Tensor]
+    metric: str
+    first: str
+
+
+def _score(
+    ranks: Ranks, judge: Callable[[], Judged], transductive: bool, of: str = "tasks"
+) -> Score:
+    every = ranks.gathered(judge)
+    same_call(ranks, {"tasks": every[ranks.rank].first})
+    rounds = zip_longest(*(judged.values for judged in every))
+    values = [block for each in rounds for block in each if block is not None]
+    return Score(torch.cat(values).double(), every[0].metric, transductive, of)
 
 
 # ------------------------------------------------------------------------------------- metrics
@@ -394,5 +449,9 @@ def _judged(metric: Metric, outputs: Tensor, y: Tensor) -> Tensor:
     return torch.stack(values)
 
 
-def _name(metric: Metric) -> str:
-    return getattr(metric, "__name__", type(metric).__name__).removesuffix("_loss")
+def _name(metric: Metric | None) -> str:
+    return (
+        ""
+        if metric is None
+        else getattr(metric, "__name__", type(metric).__name__).removesuffix("_loss")
+    )

@@ -253,6 +253,29 @@ def check_tasks(tasks: Task) -> None:
                 )
 
 
+def check_judged(tasks: Task, empty: str) -> None:
+    """`check_tasks` for a learner whose query set has a name and a purpose of its own.
+
+    Args:
+        tasks: what the learner is given.
+        empty: what an empty query set is to it, and what would be missing.
+
+    Raises:
+        TypeError, ValueError: see `check_tasks`; an empty query set is refused in these words.
+
+    >>> x, y = torch.zeros(3, 5, 2), torch.zeros(3, 5)
+    >>> tasks = Task(Batch(x, y), Batch(x[:, :0], y[:, :0]))
+    >>> check_judged(tasks, "an empty quiz: nothing is asked")
+    Traceback (most recent call last):
+    ValueError: query.y is [3, 0], an empty quiz: nothing is asked; give at least one example
+    """
+    if isinstance(tasks, tuple) and len(tasks) == 2:
+        y = getattr(tasks[1], "y", None)
+        if isinstance(y, Tensor) and y.ndim > 1 and y.shape[1] == 0:
+            raise ValueError(f"query.y is {list(y.shape)}, {empty}; give at least one example")
+    check_tasks(tasks)
+
+
 def _check_shapes(named: dict[str, Tensor]) -> None:
     def got() -> str:
         return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())

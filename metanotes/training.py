@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from metanotes._ground.agreement import (
+    own_places,
+    same_call,
+    same_states,
+    same_tasks,
+    same_tensors,
+)
 from metanotes._ground.checkpoints import Checkpoint, CheckpointError, described
 from metanotes._ground.checks import count, counts, existing_device, positive
-from metanotes._ground.devices import moved
 from metanotes._ground.interrupts import interrupts_wait
 from metanotes._ground.levels import (
     ONLY,
@@ -30,8 +37,10 @@ from metanotes._ground.levels import (
     stateful,
     step_schedulers,
 )
+from metanotes._ground.nested import moved
 from metanotes._ground.progress import progress_bar
 from metanotes._ground.randomness import GlobalRandomness
+from metanotes._ground.ranks import Ranks, present_ranks
 from metanotes.engine import recording
 from metanotes.history import History, Outcome
 
@@ -82,6 +91,15 @@ def meta_train(
     where parts of phi take steps by turns; `optimizer` then has an optimizer for each name, and a
     turn moves the parameters of that optimizer alone.
 
+    Where `torch.distributed.init_process_group` was called, all ranks make the same call and work
+    together: each draws every batch, so that the tasks are those that one process would have drawn,
+    and takes its share of it (at least a task), and the gradient is the mean over all. They begin
+    with what rank 0 has, phi, optimizers and sampler; `progress`, `callback` and `checkpoint` are
+    rank 0's, `validate` is called on each and rank 0's score counts. A checkpoint does not know how
+    many ranks there were: any number goes on from it. What a learner draws from torch's global
+    generators, for dropout say, does depend on how many there are. Without a process group nothing
+    is shared, whatever torchrun has started.
+
     Args:
         learner: any module whose forward maps what is sampled to losses `[T]`, or with `turns`.
         sample_tasks: from a number of tasks to a `Task`, or to whatever the learner takes; for an
@@ -113,9 +131,11 @@ def meta_train(
         The `History` of the whole run, from its first start.
 
     Raises:
-        ValueError: an argument that cannot work, or a learner without parameters, before any work.
-        CheckpointError: the file is damaged, of another run, or cannot be written. Nothing was
-            changed.
+        ValueError: an argument that cannot work, a learner without parameters, or ranks that do not
+            agree, before any work.
+        CheckpointError: the file is damaged, of another run, in use by another process, or cannot
+            be written. Nothing was changed.
+        RuntimeError: another rank has ended.
         NonFiniteLossError: the loss or its gradient is NaN or infinite.
 
     >>> from metanotes import MAML, meta_train, mse
@@ -163,51 +183,62 @@ def meta_train(
     levels = levels_of(learner, optimizer, scheduler, clip, scores=validate is not None)
     if device is not None:
         learner.to(existing_device(device))
-    device = next(learner.parameters()).device
+    ranks = present_ranks(next(learner.parameters()).device)
+    own_places(ranks, learner)
 
     outcome = Outcome(learner, patience)
     history = outcome.history
     what = {**description(learner, levels), "tasks": str(tasks)}
     parts = stateful(learner, levels, sample_tasks)
     parts |= {"outcome": outcome, "random": GlobalRandomness()}
-    file = Checkpoint(checkpoint, what, parts)
-    file.load()
-    if outcome.goes_on(iterations):
-        file.save()  # a folder that cannot be written to is found out before any work
-
-    bar = progress_bar(iterations, "meta-training", progress, len(history.losses))
+    how = f"{iterations=}, {patience=}, {validate_every=}, {checkpoint_every=}"
+    how += f", validate {validate is not None}, checkpoint {checkpoint is not None}"
+    same_call(ranks, {"call": f"meta_train, {how}, states of {list(parts)}", **what})
+    file = Checkpoint(checkpoint if ranks.first else None, what, parts)
+    waits = interrupts_wait(checkpoint is not None, once=ranks.size == 1)
     # What Ctrl+C saves in place of present states; None while phi is on its way: then nothing.
-    earlier: dict[str, Any] | None = {}
-    with recording(learner), bar, interrupts_wait(checkpoint is not None) as ask:
+    earlier: dict[str, Any] | None = None
+    with closing(file), ranks.named(), recording(learner), waits as pressed, ExitStack() as stack:
+        ranks.gathered(file.open)
+        same_states(ranks, parts)
+        if outcome.goes_on(iterations):
+            ranks.gathered(file.save)  # that it cannot be written to is found out before any work
+        start = len(history.losses) + 1
+        bar = progress_bar(iterations, "meta-training", progress and ranks.first, start - 1)
+        stack.enter_context(bar)
         try:
             learner.train()
             while outcome.goes_on(iterations):
                 number = len(history.losses) + 1
                 earlier = file.states({"sampler", "random"})
-                drawn = moved(sample_tasks(tasks), device)
+                drawn = sample_tasks(tasks)
+                if number == start:
+                    same_tasks(ranks, drawn)
                 earlier = None  # from here on, the iteration is whole only at its end
-                losses = dict.fromkeys(levels, 0.0)
-                for name, turn in turns_of(learner, drawn, levels):
-                    losses[name] += step(levels[name], turn, number, file.path)
-                outcome.add(losses)
+                outcome.add(iterate(learner, drawn, levels, ranks, number, file.path))
                 step_schedulers(levels)
                 earlier = {}
+                if number == start:
+                    same_tensors(ranks, learner)
 
                 loss = history.losses[-1]
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
-                if callback is not None:
-                    callback(number, loss, learner)
+                if callback is not None and ranks.first:
+                    with ranks.alone():
+                        callback(number, loss, learner)
                     learner.train()
                 if validate is not None and number % validate_every == 0:
-                    score = number_or_none(validate(learner))
+                    score = ranks.of_first(number_or_none(validate(learner)))
                     learner.train()
                     if score is not None:
                         outcome.judge(score)
                         step_schedulers(levels, score)
                 if number % checkpoint_every == 0 or not outcome.goes_on(iterations):
-                    file.save()
-                ask()  # for Ctrl+C
+                    same_tensors(ranks, learner)
+                    ranks.gathered(file.save)
+                if checkpoint is not None and ranks.any(pressed()):
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
             if earlier is not None:
                 file.save(earlier)
@@ -215,6 +246,23 @@ def meta_train(
     if outcome.best is not None:
         learner.load_state_dict(outcome.best)
     return history
+
+
+def iterate(
+    learner: nn.Module,
+    drawn: Any,
+    levels: Mapping[str, Level],
+    ranks: Ranks,
+    iteration: int,
+    path: Path | None,
+) -> dict[str, float]:
+    """The turns of a batch of tasks, each followed by a step of phi: the losses of the levels."""
+    own, share = ranks.share(drawn)
+    losses = dict.fromkeys(levels, 0.0)
+    with ranks.randomness(iteration):
+        for name, turn in turns_of(learner, moved(own, ranks.device), levels):
+            losses[name] += step(levels[name], turn, share, ranks, iteration, path)
+    return losses
 
 
 def turns_of(
@@ -239,28 +287,42 @@ def turns_of(
         raise ValueError(f"{who}.turns(tasks) yields no losses, so that phi never takes a step")
 
 
-def step(level: Level, losses: Tensor, iteration: int, path: Path | None) -> float:
-    """A step of a level down the gradient of the mean of the losses `[T]`, which is returned."""
+def step(
+    level: Level, own: Tensor, share: float, ranks: Ranks, iteration: int, path: Path | None
+) -> float:
+    """A step of a level down the gradient of the mean loss, which is returned.
+
+    Args:
+        level: the level.
+        own: the losses of this rank's tasks, `[T]`.
+        share: which part of all tasks these are.
+        ranks: those that share the tasks.
+        iteration: its number, for errors.
+        path: of the checkpoint, for errors.
+    """
     where = f"iteration {iteration}" + ("" if level.name == ONLY else f" ({level.name})")
-    loss = losses.mean()
-    check_finite(loss, f"the loss of {where}", losses, path)
+    own_loss = own.mean()
+    loss = ranks.mean(own_loss, share)
+    check_finite(loss, f"the loss of {where}", own, ranks, path)
     level.optimizer.zero_grad()
-    loss.backward(inputs=level.inputs)
+    (share * own_loss).backward(inputs=level.inputs)
+    ranks.add_gradients(level.phi)
     gradients = [p.grad for p in level.phi if p.grad is not None]
     if not gradients:
         raise ValueError(f"the loss of {where} does not depend on what its optimizer moves")
     norm = nn.utils.get_total_norm(gradients)
-    check_finite(norm, f"the gradient of {where}", losses, path)
+    check_finite(norm, f"the gradient of {where}", own, ranks, path)
     if level.clip is not None:
         nn.utils.clip_grads_with_norm_(level.phi, level.clip, norm)
     level.optimizer.step()
     return loss.item()
 
 
-def check_finite(value: Tensor, what: str, losses: Tensor, path: Path | None) -> None:
+def check_finite(value: Tensor, what: str, own: Tensor, ranks: Ranks, path: Path | None) -> None:
     """Refuse a value that is not finite, by the tasks that it comes from."""
     if torch.isfinite(value):
         return
+    losses = torch.cat(ranks.gathered(lambda: own.detach().cpu().flatten()))
     bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
     tasks = f" (tasks {bad} of the batch)" if bad else ""
     kept = f"; the last good checkpoint is {str(path)!r}" if path else ""

@@ -1,11 +1,13 @@
 """Make the record of a long run, or go on where it was: `python -m runs sine`.
 
-A record is `results/NAME.json`. What stands there with the same settings is left alone.
+A record is `results/NAME.json`. What stands there with the same settings is left alone. Under
+`torchrun --nproc-per-node 2 -m runs sine` two processes share the jobs.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import signal
@@ -16,12 +18,15 @@ from typing import Any
 
 import torch
 
+from metanotes._ground.checkpoints import CheckpointInUseError
 from metanotes._ground.checks import count, positive
 from metanotes.training import CheckpointError
 from runs import (
     architecture_cells,
     augmentation,
     data_policy,
+    dataset_distillation,
+    distillation,
     falling_rates,
     few_shot,
     learned_optimizer,
@@ -31,7 +36,7 @@ from runs import (
     sequences_omniglot,
     sine,
 )
-from runs.carry_out import carry_out, chosen
+from runs.carry_out import carry_out, chosen, own_share
 from runs.record import RESULTS
 
 RUNS = {
@@ -48,6 +53,8 @@ RUNS = {
         architecture_cells.RUN,
         augmentation.RUN,
         data_policy.RUN,
+        distillation.RUN,
+        dataset_distillation.RUN,
     )
 }
 
@@ -117,6 +124,8 @@ def main(arguments: Sequence[str] | None = None, folder: Path = RESULTS) -> int:
         jobs = chosen(run, **options)
     except ValueError as error:
         parser().error(str(error))
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        jobs = own_share(jobs, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     try:
         done = carry_out(run, jobs, command, fresh=fresh, minutes=minutes, folder=folder)
     except KeyboardInterrupt:
@@ -125,8 +134,14 @@ def main(arguments: Sequence[str] | None = None, folder: Path = RESULTS) -> int:
     except FileNotFoundError as error:  # a data set, whose message says how to get it
         print(error, file=sys.stderr)
         return 1
+    except CheckpointInUseError as error:
+        print(f"{error}\nwhat is done is kept; to go on: {command}", file=sys.stderr)
+        return 1
     except CheckpointError as error:
         print(f"{error}\n--fresh removes it", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a folder that cannot be written to
+        print(f"{error}\nwhat is done is kept; to go on: {command}", file=sys.stderr)
         return 1
     print("all done" if done else f"the minutes are over; to go on: {command}", flush=True)
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runs.jobs import Clock, Job, LongRun, OutOfMinutes, Session, checkpoints
-from runs.record import RESULTS, Content, Recorder
+from runs.record import RESULTS, Content, Recorder, digest
 
 
 def carry_out(
@@ -82,6 +82,25 @@ def chosen(run: LongRun, seeds: Sequence[int] | None, learners: str, settings: s
         for job in jobs
         if re.search(learners, job.learner) and re.search(settings, job.setting or "")
     ]
+
+
+def own_share(jobs: Sequence[Job], rank: int, size: int) -> list[Job]:
+    """The jobs of one of several processes, which share no training.
+
+    Args:
+        jobs: all that there is to do.
+        rank: of the process, from 0.
+        size: how many processes there are.
+    """
+    trainings = {_training(job): None for job in jobs}
+    own = set(list(trainings)[rank::size])
+    return [job for job in jobs if _training(job) in own]
+
+
+def _training(job: Job) -> tuple[str | None, ...]:
+    """What jobs that may share a training have in common."""
+    of_its_own = () if job.trained else (job.learner, job.setting)
+    return (str(job.seed), digest(job.training), *of_its_own)
 
 
 def forget(jobs: Sequence[Job], recorder: Recorder) -> None:

@@ -18,7 +18,7 @@ from metanotes.methods.comparison import (
     sigmoid_mse,
 )
 from metanotes.methods.comparison.features import Comparing
-from runs.few_shot_entry import Contender, Entry, plain
+from runs.few_shot_entry import Entry, Searching
 from runs.jobs import Session
 
 COMPARING: dict[str, Callable[..., Comparing]] = {
@@ -26,36 +26,21 @@ COMPARING: dict[str, Callable[..., Comparing]] = {
 }
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "sigmoid_mse": sigmoid_mse}
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)  # Adam's outer rates to choose from, each falling to 0
-TRIAL = 10  # a trial of a rate has a tenth of the iterations
 
 
-class OfAllWays(Contender):
+class OfAllWays(Searching):
     """Its phi has no part for a class: it is trained on tasks of so many ways, a task at a time,
-    and judged on others. Of some outer rates, that which does best on validation classes after a
-    short training is taken for the long one.
+    and judged on others.
 
     Args:
-        iterations: of the long training.
-        rates: to choose from.
+        iterations, rates: see `Searching`.
         queries: of a class, in training.
     """
 
-    iterations: int
-    rates: tuple[float, ...]
     queries: int
-
-    def trainings(self, entry: Entry) -> list[str]:
-        return [*(self.trial(entry, rate) for rate in self.rates), self.trained(entry)]
 
     def trained(self, entry: Entry) -> str:
         return entry.learner
-
-    def trial(self, entry: Entry, rate: float) -> str:
-        """The name of the short training with a rate."""
-        return f"{self.trained(entry)}, rate {rate:g}"
-
-    def training(self, entry: Entry) -> dict[str, Any]:
-        return {**plain(self), "trial": TRIAL}
 
     def shots(self, entry: Entry) -> int:
         """Of the training episodes."""
@@ -66,26 +51,23 @@ class OfAllWays(Contender):
         raise NotImplementedError
 
     def judged_in(self, entry: Entry) -> Entry:
-        """In which setting its training is validated, whichever asks for it first."""
+        """The same, whichever setting asks for it first."""
         return entry.first()
 
+    def after(
+        self, entry: Entry, session: Session, what: str, rate: float, part: int = 1
+    ) -> Comparing:
+        learner, first = self.new(entry), self.judged_in(entry)
+        tasks = entry.episodes(learner.ways, self.shots(entry), self.queries)
+        adam = torch.optim.Adam(learner.parameters(), lr=rate)
+        judged = learner.with_ways(first.ways)
+        first.train(session, what, learner, tasks, self.iterations // part, 1, judged, adam)
+        return judged
+
     def learner(self, entry: Entry, session: Session) -> Learner:
-        first = self.judged_in(entry)
-
-        def after(what: str, iterations: int, rate: float) -> Comparing:
-            learner = self.new(entry)
-            tasks = entry.episodes(learner.ways, self.shots(entry), self.queries)
-            adam = torch.optim.Adam(learner.parameters(), lr=rate)
-            judged = learner.with_ways(first.ways)
-            first.train(session, what, learner, tasks, iterations, 1, judged, adam)
-            return learner
-
-        def tried(rate: float) -> float:
-            learner = after(self.trial(entry, rate), self.iterations // TRIAL, rate)
-            return first.validate(learner.with_ways(first.ways))
-
-        best = max(self.rates, key=tried)
-        return after(self.trained(entry), self.iterations, best).with_ways(entry.ways)
+        learner = super().learner(entry, session)
+        assert isinstance(learner, Comparing)
+        return learner.with_ways(entry.ways)
 
 
 @dataclass(frozen=True)

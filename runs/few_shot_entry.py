@@ -37,6 +37,7 @@ class ImageSet:
         settings: by name, ways and shots.
         scale: iterations of a training, relative to those that a learner asks for.
         about: the data and the network, in a sentence.
+        trial: how many times as short the trial of an outer rate is as the training.
     """
 
     title: str
@@ -49,6 +50,7 @@ class ImageSet:
     settings: Mapping[str, tuple[int, int]]
     scale: float
     about: str
+    trial: int = 10
 
     def iterations(self, asked: int) -> int:
         """How many a training has."""
@@ -129,6 +131,7 @@ class Entry:
         batch: int,
         judged: Learner | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        warmup: float = 0.0,
     ) -> None:
         """Train with an outer rate that falls to 0; the phi of the best validation is kept.
 
@@ -141,10 +144,11 @@ class Entry:
             batch: tasks in a batch.
             judged: what the validation tasks are given to; default: the learner.
             optimizer: the outer one; default: Adam.
+            warmup: the part of the iterations in which the rate rises from almost 0, in a line.
         """
         iterations = self.images.iterations(iterations)
         optimizer = optimizer or torch.optim.Adam(learner.parameters(), lr=META_LR)
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+        scheduler = rising_and_falling(optimizer, iterations, int(warmup * iterations))
 
         def train_until(until: int, checkpoint: Path) -> History:
             return meta_train(
@@ -153,7 +157,7 @@ class Entry:
                 until,
                 batch,
                 optimizer=optimizer,
-                scheduler=falling,
+                scheduler=scheduler,
                 clip=CLIP,
                 validate=lambda _: self.validate(learner if judged is None else judged),
                 validate_every=max(1, iterations // 10),
@@ -185,6 +189,65 @@ class Contender:
     def learner(self, entry: Entry, session: Session) -> Learner:
         """The learner, trained."""
         raise NotImplementedError
+
+
+class Searching(Contender):
+    """Of some outer rates of Adam, that which does best on validation classes after a short
+    training is taken for the long one.
+
+    Args:
+        iterations: of the long training.
+        rates: to choose from.
+    """
+
+    iterations: int
+    rates: tuple[float, ...]
+
+    def trained(self, entry: Entry) -> str:
+        raise NotImplementedError
+
+    def trial(self, entry: Entry, rate: float) -> str:
+        """The name of the short training with a rate."""
+        return f"{self.trained(entry)}, rate {rate:g}"
+
+    def trainings(self, entry: Entry) -> list[str]:
+        return [*(self.trial(entry, rate) for rate in self.rates), self.trained(entry)]
+
+    def training(self, entry: Entry) -> dict[str, Any]:
+        return {**plain(self), "trial": entry.images.trial}
+
+    def judged_in(self, entry: Entry) -> Entry:
+        """In which setting its training is validated."""
+        return entry
+
+    def after(
+        self, entry: Entry, session: Session, what: str, rate: float, part: int = 1
+    ) -> Learner:
+        """A new learner after a training, or so small a part of one, as it is judged."""
+        raise NotImplementedError
+
+    def learner(self, entry: Entry, session: Session) -> Learner:
+        def tried(rate: float) -> float:
+            part = entry.images.trial
+            learner = self.after(entry, session, self.trial(entry, rate), rate, part)
+            return self.judged_in(entry).validate(learner)
+
+        accuracies = {rate: tried(rate) for rate in self.rates}
+        grid = ", ".join(f"{rate:g}: {100 * value:.1f} %" for rate, value in accuracies.items())
+        best = max(self.rates, key=lambda rate: accuracies[rate])
+        session.note = f"outer rate {best:g} ({grid})"
+        return self.after(entry, session, self.trained(entry), best)
+
+
+def rising_and_falling(
+    optimizer: torch.optim.Optimizer, iterations: int, warmup: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Half a cosine down to 0, after a straight way up."""
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations - warmup)
+    if warmup == 0:
+        return falling
+    rising = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, falling], [warmup])
 
 
 def plain(contender: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from metanotes.methods.initialization import ANIL, MAML, MetaSGD, Pretrained, Re
 from metanotes.nets import dense4
 from metanotes.update_rules import Adam
 from runs.few_shot_comparing import Compares, Relates
-from runs.few_shot_entry import Contender, Entry, plain, zero_headed
+from runs.few_shot_entry import Contender, Entry, Searching, plain, zero_headed
 from runs.jobs import Session
 
 TEST_STEPS = (1, 3, 5, 10, 20)  # of these, the number that does best on validation classes
@@ -29,46 +29,60 @@ CLASSES = {kind.__name__: kind for kind in (ANIL, MAML, MetaSGD, Pretrained)}
 
 
 @dataclass(frozen=True)
-class Episodic(Contender):
-    """Trained on episodes of its own setting: fewer of the larger tasks.
+class Episodic(Searching):
+    """Trained on episodes of its own setting: of the larger tasks, half as many or half as long.
 
     Args:
         learner_class: a name of `CLASSES`.
         arguments: of the class, beside the network.
-        iterations: at 5-way 1-shot; half of them with more shots, and half with more ways.
-        batch: tasks; a quarter of them with more ways.
+        iterations: with one shot; half of them with more.
+        rates: see `Searching`.
+        batch: tasks; half of them with more ways.
+        queries: of a class in training, with few ways and with more.
+        warmup: the part of the iterations in which the outer rate rises.
         net: "conv4", the image set's own; "scaled", the same with features of one length; "dense4".
         test_steps: see `Contender`.
     """
 
     learner_class: str
     arguments: Mapping[str, Any]
-    iterations: int
+    iterations: int = 16000
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     batch: int = 8
+    queries: tuple[int, int] = (5, 2)
+    warmup: float = 0.02
     net: Literal["conv4", "scaled", "dense4"] = "conv4"
     test_steps: tuple[int, ...] = TEST_STEPS
 
     def trained(self, entry: Entry) -> str:
         return f"{entry.learner} {entry.setting}"
 
-    def amount(self, entry: Entry) -> tuple[int, int]:
-        """Iterations, and tasks in a batch."""
-        ways, shots = (2 if entry.ways > 5 else 1), (2 if entry.shots > 1 else 1)
-        return self.iterations // (ways * shots), self.batch // ways**2
-
     def training(self, entry: Entry) -> dict[str, Any]:
-        setting = [entry.ways, entry.shots]
-        return {**plain(self), "amount": self.amount(entry), "setting": setting}
+        return {**super().training(entry), "setting": [entry.ways, entry.shots]}
 
-    def learner(self, entry: Entry, session: Session) -> Learner:
+    def after(
+        self, entry: Entry, session: Session, what: str, rate: float, part: int = 1
+    ) -> Learner:
+        many, shots = entry.ways > 5, entry.shots > 1
+        learner = CLASSES[self.learner_class](self.model(entry), **self.arguments)
+        entry.train(
+            session,
+            what,
+            learner,
+            entry.episodes(queries=self.queries[many]),
+            self.iterations // (part * (2 if shots else 1)),
+            self.batch // (2 if many else 1),
+            optimizer=torch.optim.Adam(learner.parameters(), lr=rate),
+            warmup=self.warmup,
+        )
+        return learner
+
+    def model(self, entry: Entry) -> nn.Sequential:
+        """The network as it starts."""
         if self.net == "dense4":
             image = entry.images.load().train.x.shape[1:]
-            model = zero_headed(dense4(entry.ways, image[0], image[1], seed=entry.seed))
-        else:
-            model = scaled(entry.net()) if self.net == "scaled" else entry.net()
-        learner: Learner = CLASSES[self.learner_class](model, **self.arguments)
-        entry.train(session, self.trained(entry), learner, entry.episodes(), *self.amount(entry))
-        return learner
+            return zero_headed(dense4(entry.ways, image[0], image[1], seed=entry.seed))
+        return scaled(entry.net()) if self.net == "scaled" else entry.net()
 
 
 @dataclass(frozen=True)
@@ -212,16 +226,16 @@ CONTENDERS: dict[str, Contender] = {
     "nearest neighbour in pixels": InPixels(),
     "nearest neighbour in features": OnBody("neighbour"),
     "fine-tuning": OnBody("descent", test_steps=TEST_STEPS),
-    "MAML": Episodic("MAML", ONE_STEP, 3000),
-    "first-order MAML": Episodic("MAML", {**ONE_STEP, "first_order": True}, 4000),
-    "ANIL": Episodic("ANIL", {"inner_lr": 0.3, "steps": 5}, 5000, net="scaled"),
-    "Meta-SGD": Episodic("MetaSGD", ONE_STEP, 3000),
+    "MAML": Episodic("MAML", ONE_STEP),
+    "first-order MAML": Episodic("MAML", {**ONE_STEP, "first_order": True}),
+    "ANIL": Episodic("ANIL", {"inner_lr": 0.3, "steps": 5}, net="scaled"),
+    "Meta-SGD": Episodic("MetaSGD", ONE_STEP),
     "Reptile": ManySteps(),
-    "MAML without convolutions": Episodic("MAML", ONE_STEP, 5000, batch=16, net="dense4"),
+    "MAML without convolutions": Episodic("MAML", ONE_STEP, batch=16, net="dense4"),
     "prototypical network": Compares("PrototypicalNetwork", 10000),
     "matching network": Compares("MatchingNetwork", 10000, {"learn_temperature": True}),
     "relation network": Relates(15000),
     # Its pairs are as many as the square of the examples: fewer ways, and more tasks.
     "Siamese network": Compares("SiameseNetwork", 15000, ways=20, queries=5),
-    "joint pre-training": Episodic("Pretrained", ONE_STEP, 500),
+    "joint pre-training": Episodic("Pretrained", ONE_STEP),
 }

@@ -148,6 +148,7 @@ class Session:
         self.job, self.recorder, self.clock = job, recorder, clock
         self.rows: list[Content] = []
         self.curves: list[Content] = []
+        self.note: str | None = None  # to be carried by all rows from now on
 
     def train(
         self,
@@ -216,6 +217,7 @@ class Session:
                 "tasks": len(score.values),
                 "transductive": score.transductive if score.metric == "accuracy" else None,
                 "seed": self.job.seed,
+                **({} if self.note is None else {"note": self.note}),
                 **more,
                 "settings": self.job.digest,
             }

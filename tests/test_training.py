@@ -383,7 +383,7 @@ def test_distributed_data_parallel_gives_the_same_gradient(tmp_path):
         parallel = DistributedDataParallel(learner)
         torch.testing.assert_close(gradient_of(parallel, learner, tasks), expected)
         meta_train(parallel, sinusoid(seed=0), 2, tasks=5, progress=False)
-        with pytest.raises(ValueError, match="Turning has turns: train it in one process"):
+        with pytest.raises(ValueError, match="Turning has turns: give the Turning itself"):
             train(DistributedDataParallel(Turning()), 1)
     finally:
         torch.distributed.destroy_process_group()

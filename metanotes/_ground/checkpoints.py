@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
-from metanotes._ground.files import replacing
+from metanotes._ground.files import InUseError, locked, replacing, unlocked
 
 SEAL = b"\nmetanotes checkpoint 3, SHA-256 "  # then the digest in hexadecimal, and a line's end
 DESCRIPTION = "description"
@@ -34,6 +34,19 @@ class CheckpointError(ValueError):
     ...     Checkpoint(file.name, {}, {}).load()
     Traceback (most recent call last):
     metanotes._ground.checkpoints.CheckpointError: checkpoint=... is damaged or no checkpoint ...
+    """
+
+
+class CheckpointInUseError(CheckpointError):
+    """Another process trains with this checkpoint at present.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     first, second = (Checkpoint(f"{folder}/run.pt", {}, {}) for _ in range(2))
+    ...     first.open()
+    ...     second.open()
+    Traceback (most recent call last):
+    metanotes._ground.checkpoints.CheckpointInUseError: checkpoint=... is in use by another ...
     """
 
 
@@ -75,6 +88,7 @@ class Checkpoint:
         self.where = f"checkpoint={str(path)!r}"
         self.description, self.parts = dict(description), dict(parts)
         self.readable = False  # whether what is written here was read back
+        self.lock: int | None = None
 
     def states(self, names: Collection[str] | None = None) -> dict[str, Any]:
         """The present states of the parts of those names, where there are such; default: of all."""
@@ -105,6 +119,28 @@ class Checkpoint:
                 file.write(seal(contents))
         except OSError as error:
             raise CheckpointError(f"{self.where} cannot be written: {error}") from error
+
+    def open(self) -> None:
+        """`load`, and keep other processes from doing so until `close`, or the end of this one.
+
+        Raises:
+            CheckpointInUseError: another one has opened it.
+        """
+        if self.path is not None:
+            try:
+                self.lock = locked(self.path)
+            except InUseError as error:
+                raise CheckpointInUseError(
+                    f"{self.where} is in use by another process, or another training of this one: "
+                    "wait for its end, or choose another file"
+                ) from error
+        self.load()
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self.path is not None and self.lock is not None:
+            unlocked(self.path, self.lock)
+            self.lock = None
 
     def load(self) -> None:
         """Go on from the file, if it is there: all parts are as they were, or none is touched.
@@ -171,21 +207,31 @@ class Checkpoint:
 
     def _compare(self, then: dict[str, str]) -> None:
         """Refuse a file that describes another run."""
-        for name in [*self.description, *(then.keys() - self.description.keys())]:
-            if then.get(name) != self.description.get(name):
-                lines = zip_longest(
-                    then.get(name, "").splitlines(),
-                    self.description.get(name, "").splitlines(),
-                    fillvalue="(nothing)",
-                )
-                old, new = next((a, b) for a, b in lines if a != b)
-                raise self._of_another_run(name, f"{old.strip()} then, {new.strip()} now")
+        if differs := difference(self.description, then):
+            name, new, old = differs
+            raise self._of_another_run(name, f"{old} then, {new} now")
 
     def _of_another_run(self, name: str, how: str) -> CheckpointError:
         return CheckpointError(
             f"{self.where} is of another run ({name}): {how}. Choose another file, or delete this "
             "one to start anew"
         )
+
+
+def difference(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """Where two descriptions differ: a name, and its first line that does in each.
+
+    >>> difference({"optimizer": "SGD\\nlr=0.1"}, {"optimizer": "SGD\\nlr=0.2"})
+    ('optimizer', 'lr=0.1', 'lr=0.2')
+    """
+    for name in [*a, *(b.keys() - a.keys())]:
+        lines = zip_longest(
+            a.get(name, "").splitlines(), b.get(name, "").splitlines(), fillvalue="(nothing)"
+        )
+        for of_a, of_b in lines:
+            if of_a != of_b:
+                return name, of_a.strip(), of_b.strip()
+    return None
 
 
 def seal(contents: bytes) -> bytes:

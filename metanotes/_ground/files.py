@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextmanager
@@ -85,3 +89,67 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+class InUseError(OSError):
+    """Another process has locked the file."""
+
+
+def locked(path: str | os.PathLike[str]) -> int | None:
+    """Keep a file for whoever calls this, until `unlocked` is, or the process ends in any way.
+
+    The lock is on an empty file beside it, which is there as long as somebody works, and is left
+    only by a process that was killed; that is no lock any more.
+
+    Args:
+        path: the file, which need not be there.
+
+    Returns:
+        The handle of the lock; None where there is none to be had, on Windows or in a folder that
+        cannot be written to.
+
+    Raises:
+        InUseError: somebody else has it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "words.txt"
+    ...     handle = locked(path)
+    ...     unlocked(path, handle)
+    ...     list(path.parent.iterdir())
+    []
+    """
+    if sys.platform == "win32":
+        return None
+    beside = lock_beside(path)
+    while True:
+        try:
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(beside)):
+                    return handle
+            os.close(handle)  # whoever had it has removed it in between: once more
+        except BlockingIOError as error:
+            os.close(handle)
+            raise InUseError(f"{os.fspath(path)} is in use") from error
+        except OSError:  # a file system without locks
+            os.close(handle)
+            return None
+
+
+def unlocked(path: str | os.PathLike[str], handle: int) -> None:
+    """Give back what `locked` gave."""
+    with contextlib.suppress(OSError):
+        lock_beside(path).unlink()
+    os.close(handle)
+
+
+def lock_beside(path: str | os.PathLike[str]) -> Path:
+    """The file that stands for the lock of another; the same one for all links to that."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.lock")

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextmanager
-def interrupts_wait(wait: bool = True) -> Iterator[Callable[[], None]]:
+def interrupts_wait(wait: bool = True, once: bool = True) -> Iterator[Callable[[], bool]]:
     """Hold a Ctrl+C back until the work asks for it; a second one does not wait.
 
     Only in the main thread, and only where nobody else has taken the signal: elsewhere nothing is
@@ -18,27 +18,29 @@ def interrupts_wait(wait: bool = True) -> Iterator[Callable[[], None]]:
 
     Args:
         wait: False leaves Ctrl+C as it is.
+        once: whether a second one does not wait; torchrun passes on to its processes what the
+            terminal has sent them already.
 
     Yields:
-        A function that raises KeyboardInterrupt if Ctrl+C was pressed. It is asked once more at the
-        end.
+        A function that says whether Ctrl+C was pressed. If it was, KeyboardInterrupt is raised at
+        the end.
 
-    >>> with interrupts_wait() as ask:
+    >>> with interrupts_wait() as pressed:
     ...     for _ in range(3):
     ...         pass                # a part of the work that should be whole
-    ...         ask()
+    ...         if pressed():
+    ...             raise KeyboardInterrupt
     """
-    pressed = False
+    presses = 0
 
     def press(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
+        nonlocal presses
+        presses += 1
+        if once and presses > 1:
             raise KeyboardInterrupt
-        pressed = True
 
-    def ask() -> None:
-        if pressed:
-            raise KeyboardInterrupt
+    def pressed() -> bool:
+        return presses > 0
 
     ours = (
         wait
@@ -46,11 +48,12 @@ def interrupts_wait(wait: bool = True) -> Iterator[Callable[[], None]]:
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
     if not ours:
-        yield ask
+        yield pressed
         return
     signal.signal(signal.SIGINT, press)
     try:
-        yield ask
+        yield pressed
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    ask()
+    if pressed():
+        raise KeyboardInterrupt

@@ -175,11 +175,18 @@ def check_trainable(learner: Any, sample_tasks: Any) -> None:
         raise ValueError(f"learner={learner!r} must be an nn.Module whose forward gives losses")
     if not any(p.requires_grad for p in learner.parameters()):
         raise ValueError(f"{type(learner).__name__} has no parameter to train: phi is empty")
-    if isinstance(learner, DistributedDataParallel) and hasattr(learner.module, "turns"):
-        raise ValueError(
-            f"DistributedDataParallel runs nothing but a module's forward, and "
-            f"{type(learner.module).__name__} has turns: train it in one process"
-        )
+    if isinstance(learner, DistributedDataParallel):
+        inside = type(learner.module).__name__
+        if hasattr(learner.module, "turns"):
+            raise ValueError(
+                f"DistributedDataParallel runs nothing but a module's forward, and {inside} has "
+                f"turns: give the {inside} itself"
+            )
+        if learner.process_group.size() > 1:
+            raise ValueError(
+                f"the processes of a group share the tasks and average the gradients, which "
+                f"DistributedDataParallel would do once more: give the {inside} itself"
+            )
     if not callable(sample_tasks):
         raise ValueError(
             f"sample_tasks must be a function from a number of tasks to tasks, not a "

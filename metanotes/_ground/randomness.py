@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 RandomState = tuple[Tensor, ...]
+CPU = torch.device("cpu")
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
     """Draw from this seed on the CPU, as initial weights do; then go on as if nothing was drawn.
+
+    Args:
+        seed: what `torch.Generator.manual_seed` takes.
+        device: if it has a generator of its own, that one too.
 
     >>> with seeded(0):
     ...     first = torch.rand(3)
@@ -22,8 +27,11 @@ def seeded(seed: int) -> Iterator[None]:
     ...     torch.equal(first, torch.rand(3))
     True
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=cuda_devices(device)):
         torch.random.default_generator.manual_seed(seed)
+        for cuda in cuda_devices(device):
+            with torch.cuda.device(cuda):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -124,9 +124,29 @@ def _key(learner: Learned, tasks: Task) -> Hashable:
         # What a trial compares, where a learner has them: second derivatives, how many examples,
         # the loss.
         (getattr(learner, "first_order", None), getattr(learner, "batch", None)),
-        id(getattr(learner, "loss", None)),
+        Itself(getattr(learner, "loss", None)),
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
     )
+
+
+class Itself:
+    """In a key, a thing that is equal to nothing but itself; held, so that no other can have its
+    place in memory.
+
+    >>> Itself(loss := []) == Itself(loss), Itself([]) == Itself([])
+    (True, False)
+    """
+
+    __slots__ = ("thing",)
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Itself) and self.thing is other.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
 
 
 def _kept_from_vmap(module: Any) -> Hashable:

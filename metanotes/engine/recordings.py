@@ -10,7 +10,7 @@ it. Whoever asks gets a check: the first play and every 1 000th is compared with
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from metanotes._ground.randomness import cuda_devices, random_state, replayed
 from metanotes.engine.graph import DIRECT, draws, simplify, turn_products
 from metanotes.engine.groups import Gradient, losses_and_gradient
-from metanotes.engine.plan import Plan
+from metanotes.engine.plan import Itself, Plan
 from metanotes.engine.protocol import Learned, Options
 from metanotes.task import Task, tensors_of
 
@@ -146,10 +146,11 @@ def what_is_asked(learner: Learned, tasks: Task) -> Asked | None:
     options, recordings = learner.options, learner.workshop.recordings
     if not asks_for_recordings(learner) or options.checkpoint or not torch.is_grad_enabled():
         return None
-    settings, ours_alone = settings_of(learner)
+    modules = list(learner.modules())
+    settings, ours_alone = settings_of(modules)
     if not (options.record or options.compile or ours_alone):
         return None
-    own, tensors = tensors_held(learner), tensors_of(tasks)
+    own, tensors = tensors_held(modules), tensors_of(tasks)
     if any(t._backward_hooks for t in own):
         return None
     kinds = [(t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (*own, *tensors)]
@@ -189,31 +190,16 @@ def _forget(recordings: dict[Hashable, Any], count: int) -> None:
 PLAIN = frozenset((bool, int, float, str, torch.Size, type(None), Options))
 
 
-class _Itself:
-    """A thing that is equal to nothing but itself; held, so that no other can have its place."""
-
-    __slots__ = ("thing",)
-
-    def __init__(self, thing: Any) -> None:
-        self.thing = thing
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self.thing is other.thing
-
-    def __hash__(self) -> int:
-        return id(self.thing)
-
-
-def tensors_held(learner: Learned) -> list[Tensor]:
-    """The parameters and buffers of a learner, each once."""
-    modules = list(learner.modules())
+def tensors_held(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """The parameters and buffers of modules, by themselves, each once."""
+    modules = list(modules)
     parameters = [p for m in modules for p in m._parameters.values() if p is not None]
     buffers = [b for m in modules for b in m._buffers.values() if b is not None]
     return list({id(t): t for t in (*parameters, *buffers)}.values())
 
 
-def settings_of(learner: Learned) -> tuple[Hashable, bool]:
-    """The settings of all modules, and whether they are all that the operations depend on.
+def settings_of(modules: Iterable[nn.Module]) -> tuple[Hashable, bool]:
+    """The settings of a learner's modules, and whether operations depend on nothing else.
 
     Of each module its class, its hooks, its attributes, and which of the learner's modules and
     tensors it holds under which names. Modules of `torch.nn` and of metanotes do what these say. A
@@ -223,7 +209,7 @@ def settings_of(learner: Learned) -> tuple[Hashable, bool]:
     parts: list[Any] = [everywhere]  # the numbers of the hooks, which no two share
     ours_alone = not everywhere
     numbers: dict[int, int] = {}
-    for module in learner.modules():
+    for module in modules:
         kind = type(module)
         ours_alone &= kind.__module__.startswith(("torch.nn.modules.", "metanotes."))
         parts += kind, module.training
@@ -246,7 +232,7 @@ def settings_of(learner: Learned) -> tuple[Hashable, bool]:
                 parts += name, value
             elif callable(value):  # a loss, an activation, a `forward` in place of the class's
                 ours_alone &= f"{getattr(value, '__module__', None)}.".startswith("torch.")
-                parts += name, _Itself(value)
+                parts += name, Itself(value)
                 if isinstance(value, partial):
                     parts.append(repr(value))
             else:
@@ -267,13 +253,13 @@ def replica(learner: Any, tensors: Sequence[Tensor]) -> Any:
 
 
 def _in_place_of(learner: Learned, tensors: Sequence[Tensor]) -> dict[int, Any]:
-    return {id(t): new for t, new in zip(tensors_held(learner), tensors, strict=True)}
+    return {id(t): new for t, new in zip(tensors_held(learner.modules()), tensors, strict=True)}
 
 
 def keeps_numbers(learner: Learned) -> bool:
     """Whether tensors or arrays are kept, anywhere, that are neither parameters nor buffers: a
     recording would hold on to the numbers that they have now."""
-    own = tensors_held(learner)
+    own = tensors_held(learner.modules())
     memo = _in_place_of(learner, own)
     copy.deepcopy(learner, memo)
     known = {id(t) for t in own}

@@ -46,7 +46,7 @@ def _mse(input: Tensor, target: Tensor, **settings: Any) -> Tensor:
     _only(settings, reduction="mean")
     if input.shape != target.shape or input.ndim < 2:
         raise NotStackable("outputs and targets that differ in shape")
-    return (input - target).square().flatten(1).mean(1)
+    return F.mse_loss(input, target, reduction="none").flatten(1).mean(1)
 
 
 def _cross_entropy(input: Tensor, target: Tensor, **settings: Any) -> Tensor:

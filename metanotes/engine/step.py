@@ -59,7 +59,7 @@ def meta_step(learner: Learned, tasks: Task) -> Tensor:
         recording = recorded(asked, learner, tasks, plan)
     grouped = task_count(tasks) > plan.group and not plan.whole
     if recording is not None or grouped:
-        own = tensors_held(learner) if asked is None else asked.own
+        own = tensors_held(learner.modules()) if asked is None else asked.own
         phi = [t for t in own if t.requires_grad]
         if not any(t._backward_hooks for t in phi):  # inside they would act, and once more outside
             return _AtOnce.apply(learner, tasks, plan, own, recording, *phi)
@@ -103,7 +103,7 @@ class _AtOnce(torch.autograd.Function):
         ctx.learner, ctx.tasks, ctx.plan, ctx.phi = learner, tasks, plan, len(phi)
         ctx.save_for_backward(*phi, *tensors)  # an error, where one is changed in place since
         ctx.autocast, ctx.random = casts_in_force(tensors[0].device), ()
-        ctx.settings = None if recording else settings_of(learner)[0]
+        ctx.settings = None if recording else settings_of(learner.modules())[0]
         if recording is None or recording.random:
             ctx.random = random_state(tensors[0].device)
         with few_threads(plan, task_count(tasks)):
@@ -121,7 +121,7 @@ class _AtOnce(torch.autograd.Function):
             scaled = iter(torch._foreach_mul([g for g in ctx.gradient if g is not None], each[0]))
             gradient = [None if g is None else next(scaled) for g in ctx.gradient]
         else:
-            if ctx.settings is not None and ctx.settings != settings_of(ctx.learner)[0]:
+            if ctx.settings is not None and ctx.settings != settings_of(ctx.learner.modules())[0]:
                 raise RuntimeError(
                     "settings of the learner have changed since its losses were computed, and the "
                     "losses are weighted unequally, which takes the work a second time: call "

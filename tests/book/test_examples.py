@@ -1,6 +1,7 @@
 """The code in the pages that are read only: every Python block runs, in the order of its page."""
 
 import re
+import socket
 import sys
 import types
 from pathlib import Path
@@ -57,7 +58,26 @@ def test_the_code_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "1"}
+    for name, value in {**here, "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)  # as torchrun does
     run(page)
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_table_of_many_machines_is_what_its_formulas_give() -> None:
+    names = run("book/many_machines.md")
+    text = (ROOT / "book" / "many_machines.md").read_text(encoding="utf-8")
+    for network, (parameters, flops) in names["costs"].items():
+        compute, at_10 = names["seconds"](parameters, flops, gbit=10)
+        at_100 = names["seconds"](parameters, flops, gbit=100)[1]
+        sent = 7 / 8 * 8 * parameters
+        numbers = [parameters / 1e6, sent / 1e6, 1e3 * compute, 1e3 * at_10, 1e3 * at_100]
+        row = " | ".join(f"{number:.3g}" for number in numbers)
+        assert f"| {network} | {row} |" in text
 
 
 def test_a_kept_model_answers_as_the_learner_does(questions: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import api_pages
 import pages
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from metanotes.notebook import score_text
 
@@ -33,14 +33,6 @@ CHAPTERS = [name for name in PAGES if name.startswith("notebooks/")]
 every_page = pytest.mark.parametrize("name", [n for n in PAGES if n != "index.html"])
 every_article = pytest.mark.parametrize("name", ARTICLES)
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)
-
-
-@pytest.fixture(scope="session")
-def window() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = pages.launch(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -120,6 +120,8 @@ def test_help_names_every_run_with_a_line(capsys: pytest.CaptureFixture[str]) ->
         "mnist_m",
         "data_policy",
         "augmentation",
+        "distillation",
+        "dataset_distillation",
     ):
         assert re.search(rf"^  {name} +\w.{{10,}}$", text, re.M), name
     for option in ("--seeds", "--learners", "--settings", "--fresh", "--minutes", "--threads"):

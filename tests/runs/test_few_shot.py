@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch import nn
 
 from metanotes import notebook
 from metanotes.data import Images
+from metanotes.learner import Learner
 from runs import few_shot
 from runs.__main__ import main
+from runs.few_shot_entry import Entry, rising_and_falling
 from runs.few_shot_learners import CONTENDERS
 from runs.omniglot import Classes
 
@@ -100,6 +103,42 @@ def test_what_is_done_is_left_alone_and_the_rest_is_added(
     assert len(again["runs"]) == len(after["runs"])
     assert len(lost) == 2
     assert all({**row, "origin": None} in _without_origin(again["rows"]) for row in lost)
+
+
+def test_the_outer_rate_rises_in_a_line_and_falls_to_zero() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    scheduler = rising_and_falling(optimizer, 12, 4)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+    assert rates[4:] == pytest.approx([1 + math.cos(math.pi * t / 8) for t in range(8)])
+
+
+def test_of_several_outer_rates_the_best_is_trained_for_long(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[float] = []
+
+    def validated(entry: Entry, learner: Learner, steps: int | None = None) -> float:
+        judged.append(0.5 + 0.1 * (len(judged) == 1))  # the second rate is the best
+        return judged[-1]
+
+    monkeypatch.setattr(Entry, "validate", validated)
+    monkeypatch.setattr(
+        Entry,
+        "train",
+        lambda *args, optimizer, **rest: rates.append((args[2], optimizer.param_groups[0]["lr"])),
+    )
+    rates: list[tuple[str, float]] = []
+    main([NAME, "--learners", "^MAML$", "--settings", "5-way", "--seeds", "0"], folder)
+    what = "MAML 5-way 1-shot"
+    tried = [(f"{what}, rate {rate:g}", rate) for rate in CONTENDERS["MAML"].rates]
+    assert rates == [*tried, (what, tried[1][1])]
+    notes = {row["note"] for row in _record(folder)["rows"]}
+    assert notes == {"outer rate 0.003 (0.001: 50.0 %, 0.003: 60.0 %, 0.01: 50.0 %)"}
 
 
 def _without_origin(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -65,27 +65,38 @@ class Policy(nn.Module):
         """
         raise NotImplementedError
 
-    def draw(self, n: int = 1, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self,
+        n: int = 1,
+        cells: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """n architectures `[n, K]`, and log P(c) of each, `[n]`, differentiable in phi.
 
         Args:
-            n: how many, drawn from torch's global generator.
+            n: how many.
             cells: are gone through instead, `[n, K]`.
+            generator: draws them; without it torch's global generator.
         """
         chosen, log_probs = [], []
         before, state = None, None
         for k in range(len(self.choices)):
             scores, state = self.scores(k, before, state, n)
             log_p = scores.log_softmax(1)
-            before = log_p.detach().exp().multinomial(1)[:, 0] if cells is None else cells[:, k]
+            if cells is None:
+                p = log_p.detach().exp()
+                before = p.multinomial(1, generator=generator)[:, 0]
+            else:
+                before = cells[:, k]
             chosen.append(before)
             log_probs.append(log_p.gather(1, before[:, None])[:, 0])
         return torch.stack(chosen, 1), torch.stack(log_probs).sum(0)
 
     @torch.no_grad()
-    def sample(self, n: int = 1) -> Tensor:
-        """n architectures drawn from torch's global generator: `[n, K]`."""
-        return self.draw(count("n", n))[0]
+    def sample(self, n: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+        """n architectures: `[n, K]`. Without a generator, torch's global one draws them."""
+        return self.draw(count("n", n), generator=generator)[0]
 
     def log_prob(self, cells: Tensor) -> Tensor:
         """log P(c), differentiable in phi: cells `[n, K]` to `[n]`.
@@ -209,6 +220,8 @@ def policy_search(
     reward: Callable[[Cell], float],
     evaluations: int,
     optimizer: torch.optim.Optimizer,
+    *,
+    generator: torch.Generator | None = None,
 ) -> Trail:
     """Draw an architecture, see its reward, take a step of phi, and so on: one at a time.
 
@@ -219,15 +232,16 @@ def policy_search(
         reward: of an architecture.
         evaluations: how many to ask for, at least 1.
         optimizer: of the policy's parameters.
+        generator: draws the architectures; without it torch's global generator.
 
-    >>> policy = Softmaxes([2, 2])
-    >>> sgd = torch.optim.SGD(policy.parameters(), lr=3.0)
-    >>> policy_search(policy, sum, 20, sgd).best()
+    >>> policy, generator = Softmaxes([2, 2]), torch.Generator().manual_seed(0)
+    >>> sgd = torch.optim.SGD(policy.parameters(), lr=1.0)
+    >>> policy_search(policy, sum, 40, sgd, generator=generator).best()
     (1, 1)
     """
     trail = Trail([], [])
     for _ in range(count("evaluations", evaluations)):
-        cells, log_probs = policy.draw(1)
+        cells, log_probs = policy.draw(1, generator=generator)
         cell = tuple(cells[0].tolist())
         value = float(reward(cell))
         trail.cells.append(cell)

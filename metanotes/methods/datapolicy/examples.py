@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metanotes.learner import Loss, check_outputs, check_targets
-from metanotes.task import Task, check_tasks
+from metanotes.task import Task, check_judged
 from metanotes.theta import Theta, call, trainable
 
 
@@ -38,14 +38,10 @@ def check_examples(tasks: Task) -> None:
         ValueError: the validation set is empty, or of another kind than the training set; or see
             `metanotes.task.check_tasks`.
     """
-    if isinstance(tasks, tuple) and len(tasks) == 2:
-        y = getattr(tasks[1], "y", None)
-        if isinstance(y, Tensor) and y.ndim > 1 and y.shape[1] == 0:
-            raise ValueError(
-                f"query.y is {list(y.shape)}, an empty validation set: it is from the loss there "
-                "that the data are learned; give at least one example"
-            )
-    check_tasks(tasks)
+    check_judged(
+        tasks,
+        "an empty validation set: it is from the loss there that the data are learned",
+    )
     (x, y), (x_val, y_val) = tasks
     if isinstance(x, Tensor) and isinstance(x_val, Tensor) and x.shape[2:] != x_val.shape[2:]:
         raise ValueError(

@@ -54,7 +54,7 @@ class DatasetDistillation(Learner):
             deviation 0.1, in the parameter `images`, `[classes * per_class, *shape]`.
 
     Raises:
-        TypeError: `draw` is no function, or gives no module.
+        TypeError: `draw` is no function, or gives no module; in use, inputs that are no tensor.
         ValueError: networks without parameters to train, with frozen ones or running statistics,
             of other classes, or the same for every seed; a number out of range; in use, real
             images of another shape.
@@ -154,11 +154,16 @@ class DatasetDistillation(Learner):
         """(2), the loss of fresh networks, taught, on real images: `[T]`."""
         check_tasks(tasks)
         refuse_running_statistics(self.model)
-        x, y = tasks.query
-        if x.shape[2:] != self.images.shape[1:]:
+        (x, y), shape = tasks.query, self.images.shape[1:]
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"query.x is a dict of {', '.join(map(repr, x))}, and what is learned here is one "
+                f"tensor of images: give query.x as a tensor [T, M, {', '.join(map(str, shape))}]"
+            )
+        if x.shape[2:] != shape:
             raise ValueError(
                 f"query.x has images {list(x.shape[2:])}, and the learned ones are "
-                f"{list(self.images.shape[1:])}: make the learner with shape={tuple(x.shape[2:])}"
+                f"{list(shape)}: make the learner with shape={tuple(x.shape[2:])}"
             )
         check_targets(self.loss, torch.Size([int(self.labels[-1]) + 1]), y)
         # Not by the engine's door: what is drawn at random cannot be worked out twice and compared.

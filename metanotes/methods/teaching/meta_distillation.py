@@ -37,7 +37,7 @@ from metanotes.learner import (
     refuse_running_statistics,
 )
 from metanotes.methods.teaching.distillation import distillation_loss, mixing
-from metanotes.task import Batch, Inputs, Task, check_tasks
+from metanotes.task import Batch, Inputs, Task, check_judged
 from metanotes.theta import (
     Theta,
     call,
@@ -167,14 +167,7 @@ class MetaDistillation(Learner):
 
     def check_taught(self, tasks: Task) -> None:
         """Refuse what nothing can be taught by, and networks that the pilot step would alter."""
-        if isinstance(tasks, tuple) and len(tasks) == 2:
-            y = getattr(tasks[1], "y", None)
-            if isinstance(y, Tensor) and y.ndim > 1 and y.shape[1] == 0:
-                raise ValueError(
-                    f"query.y is {list(y.shape)}, an empty quiz set: the teacher learns from the "
-                    "student's loss there; give at least one labelled example"
-                )
-        check_tasks(tasks)
+        check_judged(tasks, "an empty quiz set: the teacher learns from the student's loss there")
         refuse_running_statistics(self)
 
     def extra_repr(self) -> str:

@@ -183,3 +183,10 @@ def test_real_images_of_another_kind_are_refused() -> None:
         learner(vectors(features=6))
     with pytest.raises(ValueError, match=r"labels run from 0 to .*have 3 classes"):
         learner(vectors(M=20, classes=8))
+
+
+def test_inputs_that_are_no_tensor_are_refused() -> None:
+    x, y = vectors().query
+    named = Batch({"pixels": x}, y)
+    with pytest.raises(TypeError, match=r"query.x is a dict of 'pixels', .* tensor \[T, M, 5\]"):
+        learner_for()(Task(named, named))
