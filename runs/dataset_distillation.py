@@ -141,18 +141,18 @@ def about() -> dict[str, Any]:
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
     """A job a seed and method."""
+    recipe = {
+        "networks": [SIDE, UNITS, STEPS, FIRST_RATE, NETWORKS, REAL, CHOICE],
+        "images": [ITERATIONS, META_RATE, CLIP],
+        "rates": [RATES_ITERATIONS, RATES_META_RATE, DRAWS],
+    }
     return [
         Job(
             learner=method,
             seed=seed,
             rows=f"{re.escape(method)}(:|$)",
             work=partial(_work, method),
-            training={
-                "method": method,
-                "networks": [SIDE, UNITS, STEPS, FIRST_RATE, NETWORKS, REAL, CHOICE],
-                "images": [ITERATIONS, META_RATE, CLIP],
-                "rates": [RATES_ITERATIONS, RATES_META_RATE, DRAWS],
-            },
+            training={"method": method, **recipe},
             judging={"networks": JUDGED, "seen": SEEN, "marks": MARKS},
         )
         for seed in seeds
