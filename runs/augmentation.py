@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from metanotes.data import digits
-from metanotes.evaluation import Score
+from metanotes.evaluation import evaluate
 from metanotes.methods.datapolicy import AffineAugmentation, LearnedAugmentation
 from metanotes.nets import mlp
 from metanotes.task import Batch, Task
@@ -161,10 +161,7 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
 def _work(method: str, session: Session) -> None:
     made = [(rate, *training(method, session.seed, rate)) for rate in RATES]
     rate, model, drawn, path = max(made, key=lambda run: standing(run[1], run[2].choice))
-    with torch.no_grad():
-        right = (model(drawn.test.x).argmax(1) == drawn.test.y).double()
-    score = Score(right, "accuracy", transductive=False, of="examples")
-    session.score(method, score, note=f"rate {rate:g}")
+    session.score(method, evaluate(model, drawn.test), note=f"rate {rate:g}")
     names = ["turn", "shift", "scale"]
     names += [f"share of {name}" for name in (*names, "nothing")] if method == CHOSEN else []
     for name, values in zip(names, zip(*path, strict=True), strict=False):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, one_hot
 
 from metanotes.data import digits
-from metanotes.evaluation import Score
+from metanotes.evaluation import evaluate
 from metanotes.methods.teaching import MetaDistillation, distillation_loss
 from metanotes.nets import mlp
 from metanotes.task import Batch, Task
@@ -268,20 +268,14 @@ def _work(setting: str, method: str, session: Session) -> None:
         tried = SMOOTHING if method == SMOOTHED else (0.0,)
         runs = [plain_training(method, setting, seed, smoothing) for smoothing in tried]
     best = max(runs, key=lambda run: standing(run.net, data(seed).choice))
-    session.score(method, score(best.net), **({"note": best.setting} if best.setting else {}))
+    test = unseen_test()
+    judged = evaluate(best.net, test)
+    session.score(method, judged, **({"note": best.setting} if best.setting else {}))
     for run in runs if len(runs) > 1 else []:
-        session.score(f"{method}: {run.setting}", score(run.net))
+        session.score(f"{method}: {run.setting}", evaluate(run.net, test))
         if run.teacher is not None:
-            session.score(f"{method}: {run.setting}, its teacher", score(run.teacher))
+            session.score(f"{method}: {run.setting}, its teacher", evaluate(run.teacher, test))
             session.curve(f"{method}: {run.setting}, its teacher", run.path)
-
-
-def score(net: nn.Module) -> Score:
-    """The accuracy on the test images."""
-    x, y = unseen_test()
-    with torch.no_grad():
-        right = (net(x).argmax(1) == y).double()
-    return Score(right, "accuracy", transductive=False, of="examples")
 
 
 RUN = LongRun(
