@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from metanotes._ground.checkpoints import described
 from metanotes._ground.checks import count
 from metanotes._ground.progress import progress_bar
 from metanotes._ground.ranks import Ranks, present_ranks
-from metanotes.engine import Plan, plan_for, slow_rules_refused
+from metanotes.engine import Itself, Plan, plan_for, slow_rules_refused
 from metanotes.learner import Learner, cross_entropy, mse
 from metanotes.task import (
     Batch,
@@ -40,7 +40,9 @@ Together = Literal["all", "several", "none"]  # queries: in one batch, each alon
 # Tasks that are drawn at once: always as many, since a sampler's tasks depend on it.
 BLOCK = 25
 MINIBATCH = 500  # examples that a plain classifier is given at once
-WORK = 250_000_000  # floating-point operations of the queries that are predicted at once, about
+# Floating-point operations of the queries that are predicted at once, about. glibc gives larger
+# blocks of memory back to the system after each layer, which takes longer than the layer.
+WORK = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -259,12 +261,14 @@ def _each_alone(
         return inputs
 
     (_, support), (_, queries) = (batch.y.shape[:2] for batch in tasks)
-    with plan.at_work(layers=nullcontext):
+    # Torch's batch normalisation, under vmap, reorders the memory twice; its formula does not.
+    with plan._replace(differentiable=True).at_work(layers=nullcontext):
         if together == "none":
             alone = [map_tensors(lambda t: t[:, 0], part(m, 1)) for m in range(queries)]
             return torch.stack([one_query(x) for x in alone], 1)
         # A query goes through the model beside the support set: a part of what a task costs.
-        work = plan.flops * task_count(tasks) * (support + 1) // (support + queries)
+        at_once = 1 if plan.how.apart else task_count(tasks)
+        work = plan.flops * at_once * (support + 1) // (support + queries)
         size = max(1, WORK // max(1, work))
         several = vmap(one_query, in_dims=1, out_dims=1, randomness="different")
         return torch.cat([several(part(m, size)) for m in range(0, queries, size)], 1)
@@ -274,24 +278,32 @@ def _together(learner: Learner, tasks: Task, steps: int | None, plan: Plan) -> T
     """How queries may be predicted, so that each is as it would be by itself.
 
     Tried on three queries of two tasks (one task would be worked on otherwise), with the learner as
-    it is. Where its predictions are all alike there is nothing to see, and it may mix them.
+    it is. Where its predictions are all alike there is nothing to see, and it may mix them. That it
+    does is found out once; that it does not may change as it learns.
     """
+    found = learner.workshop.mixing
+    if (known := found.get(Itself(plan))) is not None:
+        return cast(Together, known)
     two = map_tensors(lambda t: t[:2], tasks)
     few = Task(two.support, map_tensors(lambda t: t[:, :3], two.query))
     with plan.at_work():
         adapted = _adapt(learner, two.support, steps)
         among_all = learner.predict(adapted, two.query.x)[:, :3].double()
     right = _each_alone(learner, adapted, few, plan, "none").double()
-    try:
-        with slow_rules_refused():
-            several = _each_alone(learner, adapted, few, plan, "several").double()
-    except (RuntimeError, NotImplementedError, UserWarning):  # no batching rule, a branch on data
-        return "none"
     spread = float((right - right.mean(1, keepdim=True)).abs().max())
     scale = max(spread, 1e-3 * float(right.abs().max()))
-    if spread == scale and float((among_all - right).abs().max()) <= 1e-4 * scale:
+    seen = spread == scale
+    if seen and float((among_all - right).abs().max()) <= 1e-4 * scale:
         return "all"
-    return "several" if float((several - right).abs().max()) <= 1e-4 * scale else "none"
+    together: Together = "none"
+    # There may be no batching rule, or a branch on data.
+    with suppress(RuntimeError, NotImplementedError, UserWarning), slow_rules_refused():
+        several = _each_alone(learner, adapted, few, plan, "several").double()
+        if float((several - right).abs().max()) <= 1e-4 * scale:
+            together = "several"
+    if seen:
+        found[Itself(plan)] = together
+    return together
 
 
 # --------------------------------------------------------------------------------- on examples
