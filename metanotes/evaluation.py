@@ -238,9 +238,15 @@ def _predict(
     """The outputs for all queries, `[T, M, ...]`."""
     with plan.at_work():
         adapted = _adapt(learner, tasks.support, steps)
-        if together == "all":
+    if together == "all":
+        with plan.at_work(at_once=_at_once(plan)):
             return learner.predict(adapted, tasks.query.x)
     return _each_alone(learner, adapted, tasks, plan, together)
+
+
+def _at_once(plan: Plan) -> bool:
+    """Whether predictions for several tasks are: where convolutions go apart, not."""
+    return plan.how.at_once and not plan.how.apart
 
 
 def _adapt(learner: Learner, support: Batch, steps: int | None) -> Any:
@@ -262,12 +268,12 @@ def _each_alone(
 
     (_, support), (_, queries) = (batch.y.shape[:2] for batch in tasks)
     # Torch's batch normalisation, under vmap, reorders the memory twice; its formula does not.
-    with plan._replace(differentiable=True).at_work(layers=nullcontext):
+    with plan._replace(differentiable=True).at_work(layers=nullcontext, at_once=_at_once(plan)):
         if together == "none":
             alone = [map_tensors(lambda t: t[:, 0], part(m, 1)) for m in range(queries)]
             return torch.stack([one_query(x) for x in alone], 1)
         # A query goes through the model beside the support set: a part of what a task costs.
-        at_once = 1 if plan.how.apart else task_count(tasks)
+        at_once = task_count(tasks) if _at_once(plan) else 1
         work = plan.flops * at_once * (support + 1) // (support + queries)
         size = max(1, WORK // max(1, work))
         several = vmap(one_query, in_dims=1, out_dims=1, randomness="different")
@@ -288,6 +294,7 @@ def _together(learner: Learner, tasks: Task, steps: int | None, plan: Plan) -> T
     few = Task(two.support, map_tensors(lambda t: t[:, :3], two.query))
     with plan.at_work():
         adapted = _adapt(learner, two.support, steps)
+    with plan.at_work(at_once=_at_once(plan)):
         among_all = learner.predict(adapted, two.query.x)[:, :3].double()
     right = _each_alone(learner, adapted, few, plan, "none").double()
     spread = float((right - right.mean(1, keepdim=True)).abs().max())
