@@ -265,7 +265,6 @@ def test_queries_that_do_not_mix_are_predicted_together():
     assert calls[0] < calls[1] + 6 * 7 * 4  # but for the trial on three queries
 
 
-
 def test_that_a_model_mixes_is_found_out_once():
     model = nn.Sequential(Watched(2, 4), nn.BatchNorm1d(4, track_running_stats=False))
     learner = MAML(nn.Sequential(*model, nn.Linear(4, 1)).double(), 0.1, loss=mse)
