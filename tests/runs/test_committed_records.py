@@ -126,4 +126,5 @@ def test_the_page_shows_all_of_it(name: str, tmp_path: Path) -> None:
     for row in run.rows:
         value = notebook.score_text(row).split(" ± ")[0]
         assert value in text, row
+    assert "| --- | --- | --- |\n\n" not in text, "a table without rows"
     assert (tmp_path / f"{name}.svg").exists() == any("curve" in run for run in run.runs)
