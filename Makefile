@@ -24,8 +24,11 @@ SITE   := _build/html/.built
 PAGES  := _config.yml _toc.yml $(shell find book metanotes runs results notebooks -type f \
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
 	-not -path 'book/_static/vendor/*' 2>/dev/null)
+# Where the site will stand, such as https://example.org/book; empty for a folder on a disk.
+export SITE_ADDRESS ?=
 
-.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench record fuzz lab \
+.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks chapters-anywhere \
+	bench record fuzz lab \
 	format lock \
 	browser clean clean-vendor
 
@@ -48,11 +51,14 @@ book: $(SITE)  ## the website in _build/html
 	@echo
 	@echo "The book is in $(CURDIR)/_build/html"
 	@echo "Open _build/html/index.html in a browser, or: make serve"
-# Warnings show only on a first build, so every build is one.
+# Another address needs another build; warnings show only on a first build, so every build is one.
+ifneq ($(SITE_ADDRESS),$(shell cat $(SITE) 2>/dev/null))
+.PHONY: $(SITE)
+endif
 $(SITE): $(ENV) $(VENDOR) $(PAGES)
 	rm -rf _build
 	$(BIN)/jupyter-book build . -n -W --keep-going
-	@touch $@
+	@echo $(SITE_ADDRESS) > $@
 
 serve: book  ## shows the website at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
@@ -81,6 +87,9 @@ browser: $(ENV)
 notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=notebooks/x.ipynb for one
 	$(BIN)/ruff format --quiet $(NB)
 	$(BIN)/python tools/chapters.py $(NB)
+
+chapters-anywhere:  ## runs the chapters in another folder, with no more than pip install ".[notebooks]"
+	$(PYTHON) tools/anywhere.py $(NB)
 
 # All cores, whatever the tests leave to each process.
 bench: $(ENV)  ## metanotes beside its peers, some twenty minutes; BENCH="--help" for the options
