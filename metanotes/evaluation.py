@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_map
 from metanotes._ground.agreement import in_words, own_places, same_call, same_tensors
 from metanotes._ground.checkpoints import described
 from metanotes._ground.checks import count
+from metanotes._ground.nested import tensors_in
+from metanotes._ground.precision import in_full
 from metanotes._ground.progress import progress_bar
 from metanotes._ground.ranks import Ranks, present_ranks
 from metanotes.engine import Plan, plan_for, slow_rules_refused
@@ -278,15 +280,16 @@ def _together(learner: Learner, tasks: Task, steps: int | None, plan: Plan) -> T
     """
     two = map_tensors(lambda t: t[:2], tasks)
     few = Task(two.support, map_tensors(lambda t: t[:, :3], two.query))
-    with plan.at_work():
-        adapted = _adapt(learner, two.support, steps)
-        among_all = learner.predict(adapted, two.query.x)[:, :3].double()
-    right = _each_alone(learner, adapted, few, plan, "none").double()
-    try:
-        with slow_rules_refused():
-            several = _each_alone(learner, adapted, few, plan, "several").double()
-    except (RuntimeError, NotImplementedError, UserWarning):  # no batching rule, a branch on data
-        return "none"
+    with in_full(tasks.query.y.device):
+        with plan.at_work():
+            adapted = _adapt(learner, two.support, steps)
+            among_all = learner.predict(adapted, two.query.x)[:, :3].double()
+        right = _each_alone(learner, adapted, few, plan, "none").double()
+        try:
+            with slow_rules_refused():
+                several = _each_alone(learner, adapted, few, plan, "several").double()
+        except (RuntimeError, NotImplementedError, UserWarning):  # no rule, a branch on data
+            return "none"
     spread = float((right - right.mean(1, keepdim=True)).abs().max())
     scale = max(spread, 1e-3 * float(right.abs().max()))
     if spread == scale and float((among_all - right).abs().max()) <= 1e-4 * scale:
@@ -344,7 +347,7 @@ def _on_examples(
                     outputs = outputs_of(part)
                     if not values:
                         if not transductive:
-                            _refuse_mixing(outputs_of, part, outputs)
+                            _refuse_mixing(outputs_of, part)
                         if how is None:
                             how = _usual_metric(cross_entropy, outputs.shape[1:], targets[None])
                     assert how is not None
@@ -356,9 +359,9 @@ def _on_examples(
     return _score(ranks, judge, transductive, of="examples")
 
 
-def _refuse_mixing(outputs_of: Callable[[Any], Tensor], x: Any, outputs: Tensor) -> None:
-    few = outputs_of(map_tensors(lambda t: t[:2], x)).double()
-    together = outputs[:2].double()
+def _refuse_mixing(outputs_of: Callable[[Any], Tensor], x: Any) -> None:
+    with in_full(tensors_in(x)[0].device):
+        few, together = outputs_of(select(x, slice(2))).double(), outputs_of(x)[:2].double()
     if float((few - together).abs().max()) > 1e-3 * max(float(together.abs().max()), 1e-6):
         raise ValueError(
             "the model's output for an example depends on the others in its batch (batch "
