@@ -22,6 +22,8 @@ export OMP_NUM_THREADS ?= 1
 ENV    := $(VENV)/.installed
 VENDOR := book/_static/vendor/.done
 SITE   := _build/html/.built
+GPU_ENV := .venv-gpu/.installed
+STARTED := $(shell date +%s)
 PAGES  := _config.yml _toc.yml $(shell find book metanotes runs results notebooks -type f \
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
 	-not -path 'book/_static/vendor/*' 2>/dev/null)
@@ -29,7 +31,7 @@ PAGES  := _config.yml _toc.yml $(shell find book metanotes runs results notebook
 export SITE_ADDRESS ?=
 
 .PHONY: help env book serve test lint unit notebook-tests site-tests notebooks chapters-anywhere \
-	bench record fuzz lab format lock student course course-tests \
+	bench gpu record fuzz lab format lock student course course-tests \
 	browser clean clean-vendor
 
 help:
@@ -94,6 +96,16 @@ chapters-anywhere:  ## runs the chapters in another folder, with no more than pi
 # All cores, whatever the tests leave to each process.
 bench: $(ENV)  ## metanotes beside its peers, some twenty minutes; BENCH="--help" for the options
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks $(BENCH)
+
+# An environment of its own, with far less in it. Where there is a PyTorch for the GPU already, this
+# does without: python -m benchmarks.gpu
+gpu: $(GPU_ENV)  ## eight minutes on a machine with CUDA, into results/gpu/; GPU="--help" for the options
+	env -u OMP_NUM_THREADS .venv-gpu/bin/python -m benchmarks.gpu --started=$(STARTED) $(GPU)
+$(GPU_ENV): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt \
+		-e .[data] pytest pytest-xdist
+	@touch $@
 
 fuzz: $(ENV)  ## random cases beside the plain loop: SECONDS=600 or CASES=5000, from the seed FIRST=0 on
 	$(BIN)/python -X faulthandler -m tests.fuzz --first $(FIRST) \
