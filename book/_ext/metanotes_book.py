@@ -4,7 +4,7 @@
   the repository's address from _config.yml and what it is on Colab, the lines `{{ api ... }}` the
   package's documentation.
 - A "run locally" entry beside the launch buttons of a chapter.
-- Scripts from a CDN, said loudly, where tools/vendor.py could not fetch them.
+- MathJax from a CDN, said loudly, where tools/vendor.py could not fetch it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,15 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-CDN = {
-    "mathjax": "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml-full.js",
-    "widgets": "https://cdn.jsdelivr.net/npm/@jupyter-widgets/html-manager@1.0.15/dist/embed.js",
-}
+CDN = "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml-full.js"
 
 
 def use_cdn_where_not_vendored(app: Sphinx, config: Any) -> None:
     vendor = Path(app.srcdir) / "book" / "_static" / "vendor"
-    if not (vendor / "embed.js").exists() or not (vendor / "mathjax").exists():
-        print(
-            "!" * 78
-            + "\nbook/_static/vendor is empty: pages load their scripts from a CDN\n"
-            + "!" * 78
-        )
-        config.mathjax_path = CDN["mathjax"]
-        config.nb_ipywidgets_js = {CDN["widgets"]: {}}
+    if not (vendor / "mathjax").exists():
+        bar = "!" * 78
+        print(f"{bar}\nbook/_static/vendor is empty: pages load MathJax from a CDN\n{bar}")
+        config.mathjax_path = CDN
 
 
 def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:

@@ -131,11 +131,17 @@ def test_links_lead_somewhere(name: str) -> None:
     assert pages.links(SITE, name) == []
 
 
+def widgets(name: str) -> int:
+    """How many widgets the notebook of a chapter shows."""
+    text = (ROOT / name).with_suffix(".ipynb").read_text(encoding="utf-8")
+    return text.count('"application/vnd.jupyter.widget-view+json"')
+
+
 @every_chapter
 def test_figures_move_without_a_kernel(light: pages.Reader, name: str) -> None:
     visit = light.open(name)
     try:
-        assert visit.page.locator(f"script[type='{pages.VIEW}']").count() >= 1, "nothing to touch"
+        assert visit.page.locator(pages.FIGURE).count() == widgets(name) >= 1, "nothing to touch"
         assert pages.interaction(visit) == []
         assert visit.errors == []
     finally:
@@ -233,21 +239,46 @@ def test_the_theme_can_be_switched(light: pages.Reader) -> None:
 
 
 @every_chapter
-def test_a_chapter_can_be_run_elsewhere(light: pages.Reader, name: str) -> None:
+def test_a_chapter_can_be_run_elsewhere(name: str) -> None:
     config = (ROOT / "_config.yml").read_text(encoding="utf-8")
     repository = re.search(r"^repository:\n\s+url: (\S+)", config, re.M)
     assert repository
     place = repository[1].removeprefix("https://github.com/")
     source = name.replace(".html", ".ipynb")
-    visit = light.open(name)
-    try:
-        hrefs = visit.page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
-    finally:
-        visit.page.close()
+    hrefs = [str(tag["href"]) for tag in pages._soup(SITE / name).find_all("a", href=True)]
     assert any("colab" in h and f"{place}/blob/main/{source}" in h for h in hrefs)
     assert any("binder" in h and place in h and source in h for h in hrefs)
     assert any(h.endswith("how_to_use.html#run-locally") for h in hrefs)
     assert any(h.endswith(Path(source).name) and "_sources" in h for h in hrefs), "no download"
+
+
+def test_own_pages_open_in_the_same_window() -> None:
+    for name in ARTICLES:
+        for tag in pages._soup(SITE / name).find_all("a", target="_blank"):
+            assert re.match(r"\w+:", str(tag["href"])), f"{name}: {tag}"
+
+
+def test_the_button_of_the_notebook_gives_the_notebook(
+    light: pages.Reader, served: pages.Reader
+) -> None:
+    """A download from a server; from a disk, where that is not allowed, the folder it lies in."""
+    for reader in (served, light):
+        visit = reader.open(CHAPTERS[0])
+        try:
+            notebook = (ROOT / CHAPTERS[0]).with_suffix(".ipynb")
+            visit.page.locator(".dropdown-download-buttons > button").click()
+            link = visit.page.locator("a[download]")
+            if reader is served:
+                with visit.page.expect_download() as download:
+                    link.click()
+                assert Path(download.value.path()).read_bytes() == notebook.read_bytes()
+            else:
+                link.click()
+                visit.page.get_by_text(notebook.name, exact=True).wait_for()
+                assert "/_sources/notebooks/" in visit.page.url
+            assert visit.errors == []
+        finally:
+            visit.page.close()
 
 
 @every_article
@@ -371,9 +402,11 @@ def test_the_page_before_it_was_broken_is_good(window: Browser, broken: Path) ->
     assert complaints(window, broken, "book/preface.html") == []
 
 
-@pytest.mark.parametrize("missing", ["mathjax/tex-chtml-full.js", "mathjax/output", "embed.js"])
+@pytest.mark.parametrize(
+    "missing", ["vendor/mathjax/tex-chtml-full.js", "vendor/mathjax/output", "panels.js"]
+)
 def test_a_missing_script_is_found(window: Browser, broken: Path, missing: str) -> None:
-    path = broken / "_static" / "vendor" / missing
+    path = broken / "_static" / missing
     aside = path.with_name(path.name + ".aside")
     path.rename(aside)
     try:
@@ -385,12 +418,13 @@ def test_a_missing_script_is_found(window: Browser, broken: Path, missing: str) 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"LinkModel"', '"LinkModel_"'),  # the controls move nothing
-        ("application/vnd.jupyter.widget-state+json", "text/plain"),  # no state: blank
+        ("panels.js", "from-disk.js"),  # the controls move nothing
+        ('type="range"', 'type="hidden"'),  # no control
+        ('class="panel shown', 'class="panel'),  # blank
     ],
 )
 def test_a_dead_figure_is_found(window: Browser, broken: Path, old: str, new: str) -> None:
-    name = next(n for n in CHAPTERS if pages.VIEW in (SITE / n).read_text(encoding="utf-8"))
+    name = next(n for n in CHAPTERS if 'type="range"' in (SITE / n).read_text(encoding="utf-8"))
     path = broken / name
     whole = path.read_text(encoding="utf-8")
     assert old in whole
