@@ -14,6 +14,8 @@ from metanotes.data.text.sentence_pairs import (
     sentence_key,
     without,
 )
+from metanotes.data.text.translation import translation
+from metanotes.data.text.translation_tasks import TokenPairs, token_pairs, translation_tasks
 from metanotes.data.text.vocabulary import END, MASK, PAD, START, UNKNOWN, Pieces, Vocabulary, Words
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Pairs",
     "Phrase",
     "Pieces",
+    "TokenPairs",
     "Vocabulary",
     "Words",
     "check_pairs",
@@ -41,5 +44,8 @@ __all__ = [
     "one_of_each",
     "part_pairs",
     "sentence_key",
+    "token_pairs",
+    "translation",
+    "translation_tasks",
     "without",
 ]

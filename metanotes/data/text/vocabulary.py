@@ -3,8 +3,8 @@
 `Words` takes every word as a token; `Pieces` cuts words into pieces that are frequent, so that none
 is unknown as long as its letters are known (byte pair encoding, Sennrich, Haddow and Birch 2016,
 as the library sentencepiece does it). In both, the first tokens are signs: `PAD` fills up a row,
-`START` and `END` stand before and after a sentence, `UNKNOWN` in the place of what is not in it, and
-`MASK` in the place of what is to be guessed.
+`START` and `END` stand before and after a sentence, `UNKNOWN` in the place of what is not in it,
+and `MASK` in the place of what is to be guessed.
 
 Source: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units",
 ACL 2016; Kudo and Richardson, "SentencePiece", EMNLP 2018.
