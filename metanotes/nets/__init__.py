@@ -16,6 +16,7 @@ from metanotes.nets.residual import ResidualBlock, resnet
 from metanotes.nets.split_attention import SplitAttention, resnest
 from metanotes.nets.token_transformer import TokenBody, token_transformer
 from metanotes.nets.transformer import Mean, TransformerBody, transformer
+from metanotes.nets.translator import Translator
 from metanotes.nets.vision_transformer import vit
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SplitAttention",
     "TokenBody",
     "TransformerBody",
+    "Translator",
     "conv4",
     "conv_decoder",
     "conv_encoder",
