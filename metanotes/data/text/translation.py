@@ -1,7 +1,8 @@
-"""Real sentences: short ones of Tatoeba and longer ones of news, in 22 languages and English.
+"""Real sentences: short ones of Tatoeba and longer ones of news, in 23 languages and English.
 
 They are those that the OPUS-MT test sets collect, one file of `test set, sentence, English` lines a
-language. Tatoeba's are written by volunteers, short and about everyday things.
+language. Tatoeba's are written by volunteers, short and about everyday things. Where a language has
+no such file, LASER's sample of Tatoeba stands in: two files of a thousand lines.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,13 +19,14 @@ import numpy as np
 
 from metanotes.data.files.archives import Arrays, read_tar
 from metanotes.data.files.cache import array_file, cached_arrays
-from metanotes.data.files.damage import DamagedDataError
+from metanotes.data.files.damage import DamagedDataError, check_complete
 from metanotes.data.files.folders import data_folder
 from metanotes.data.text.sentence_pairs import Pairs, check_pairs, pairs_of
 
 ARCHIVE = "mt.tar.gz"
-FOLDER = "mt/opus-mt-testsets/pairs_xx-eng/"  # in the archive, or beside it
-ENDING = "-eng.tsv.gz"
+FOLDER = "mt/"  # in the archive; or what it unpacks to
+LISTS = re.compile(r"opus-mt-testsets/pairs_xx-eng/(\w+)-eng\.tsv\.gz")
+SAMPLES = re.compile(r"laser-tatoeba/tatoeba\.(\w+)-eng\.(\w+)")
 LARGEST = 2**28  # bytes of a language's file, unpacked
 VERSION = 1  # of the array file; any change to how it is made raises it
 REMEDY = "put a whole copy there by hand"
@@ -64,7 +67,7 @@ def translation(
     if part not in ("tatoeba", "news"):
         raise ValueError(f"part={part!r} must be 'tatoeba' or 'news'")
     source = _find(data_folder(root) / "mt")
-    names = sorted(p.name for p in source.iterdir()) if source.is_dir() else []
+    names = sorted(_packed(source)) if source.is_dir() else []
     file = array_file("mt", f"pairs-v{VERSION}", source, names)
     arrays = cached_arrays(file, lambda: _make(source))
     asked = sorted(arrays) if languages is None else list(languages)
@@ -80,40 +83,59 @@ def _find(folder: Path) -> Path:
         return folder / FOLDER
     raise FileNotFoundError(
         f"sentence pairs are not in {folder}: neither {ARCHIVE} nor {FOLDER} is there. Put the "
-        f"archive there, or the *{ENDING} files of OPUS-MT-testsets, or set the environment "
-        "variable METANOTES_DATA to the folder that holds mt"
+        "archive there, or in that folder opus-mt-testsets/pairs_xx-eng/*-eng.tsv.gz of "
+        "github.com/Helsinki-NLP/OPUS-MT-testsets, or set the environment variable METANOTES_DATA "
+        "to the folder that holds mt"
     )
 
 
-def _make(source: Path) -> Arrays:
-    """The text of each language's file, unpacked."""
+def _packed(source: Path) -> dict[str, bytes]:
+    """The files that matter, by their paths in the folder."""
     if source.is_dir():
-        packed = {path.name: path.read_bytes() for path in sorted(source.glob(f"*{ENDING}"))}
-    else:
-        packed = {
-            name.removeprefix(FOLDER): content
-            for name, content in read_tar(source, REMEDY).items()
-            if name.startswith(FOLDER) and name.endswith(ENDING)
-        }
-    texts = {name: _unpacked(source, name, content) for name, content in packed.items()}
-    if not texts:
-        raise DamagedDataError(f"{source} has no file *{ENDING} in {FOLDER}; {REMEDY}")
-    return {
-        name.removesuffix(ENDING): np.frombuffer(text, dtype=np.uint8)
-        for name, text in texts.items()
+        paths = {str(path.relative_to(source)): path for path in source.glob("*/**/*")}
+        return {n: p.read_bytes() for n, p in paths.items() if p.is_file() and _matters(n)}
+    files = {n.removeprefix(FOLDER): content for n, content in read_tar(source, REMEDY).items()}
+    return {name: content for name, content in files.items() if _matters(name)}
+
+
+def _matters(path: str) -> bool:
+    return bool(LISTS.fullmatch(path) or SAMPLES.fullmatch(path))
+
+
+def _make(source: Path) -> Arrays:
+    """The lines `test set, sentence, English` of each language."""
+    packed = _packed(source)
+    texts = {
+        match[1]: _text(source, name, content, zipped=True)
+        for name, content in packed.items()
+        if (match := LISTS.fullmatch(name))
     }
+    for name, content in packed.items():
+        match = SAMPLES.fullmatch(name)
+        if match and match[1] == match[2] and match[1] not in texts:
+            english = name.removesuffix(match[2]) + "eng"
+            check_complete(source, [english] * (english not in packed), REMEDY)
+            sides = (
+                _text(source, path, packed[path], zipped=False).split("\n")
+                for path in (name, english)
+            )
+            lines = ("\t".join(("tatoeba", *pair)) for pair in zip(*sides, strict=False))
+            texts[match[1]] = "\n".join(lines)
+    if not texts:
+        raise DamagedDataError(f"{source} has no pairs of any language; {REMEDY}")
+    return {name: np.frombuffer(text.encode(), dtype=np.uint8) for name, text in texts.items()}
 
 
-def _unpacked(source: Path, name: str, content: bytes) -> bytes:
+def _text(source: Path, name: str, content: bytes, zipped: bool) -> str:
     try:
-        with gzip.open(io.BytesIO(content)) as file:
-            text: bytes = file.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise ValueError(f"unpacked it has more than {LARGEST:,} bytes")
-        text.decode("utf-8")
+        if zipped:
+            with gzip.open(io.BytesIO(content)) as file:
+                content = file.read(LARGEST + 1)
+            if len(content) > LARGEST:
+                raise ValueError(f"unpacked it has more than {LARGEST:,} bytes")
+        return content.decode("utf-8")
     except Exception as error:  # whatever damage leads the reader to
         raise DamagedDataError(f"{source}: {name} is damaged ({error}); {REMEDY}") from error
-    return text
 
 
 def _of(text: np.ndarray, part: str) -> Pairs:

@@ -77,7 +77,7 @@ def translate(
 def _search(model: Translator, source: Tensor, beams: int, longest: int) -> Tensor:
     """The best translation of each sentence, `[N, L]`."""
     sentences = len(source)
-    memory = model.encoder(source).repeat_interleave(beams, 0)  # [N B, S, width]
+    memory = model.memory(source).repeat_interleave(beams, 0)  # [N B, S, width]
     mask = (source != PAD).repeat_interleave(beams, 0)
     tokens = source.new_full((sentences * beams, 1), START)
     totals = memory.new_zeros(sentences, beams)

@@ -1,6 +1,6 @@
 """Fine-tuning a translator on one language: hundreds of steps, stopped by sentences held back.
 
-    theta <- theta - Adam(grad l(theta; next minibatch)),    theta_0 = phi,    best on the dev set kept
+    theta_0 = phi,    theta <- theta - Adam(grad l(theta; next minibatch)),    keep the best on dev
 
 It is what a meta-learned start is for, and longer than the few steps inside of meta-training: an
 ordinary loop, with dropout, the smoothed loss, a falling rate and a bound on the gradient.
