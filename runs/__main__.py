@@ -35,6 +35,7 @@ from runs import (
     omniglot,
     sequences_omniglot,
     sine,
+    translation,
 )
 from runs.carry_out import carry_out, chosen, own_share
 from runs.record import RESULTS
@@ -55,6 +56,7 @@ RUNS = {
         data_policy.RUN,
         distillation.RUN,
         dataset_distillation.RUN,
+        translation.RUN,
     )
 }
 
