@@ -7,6 +7,9 @@ import pytest
 from metanotes.data import LEXICON, Meaning, Phrase, english, language, meanings
 from metanotes.data.text.lexicon import TOPICS
 
+BAKER, CAKE = Phrase("every", "old", "baker"), Phrase("a", "warm", "cake")
+SAID = Meaning(BAKER, "cut", CAKE, ("in", Phrase("the", None, "kitchen")), "today")
+
 
 def test_no_word_stands_in_two_classes() -> None:
     words = [word for kind in LEXICON.values() for word in kind]
@@ -16,11 +19,7 @@ def test_no_word_stands_in_two_classes() -> None:
 
 
 def test_a_sentence_in_english() -> None:
-    where = ("in", Phrase("the", None, "kitchen"))
-    said = Meaning(
-        Phrase("every", "old", "baker"), "cut", Phrase("a", "warm", "cake"), where, "today"
-    )
-    assert english(said) == "every old baker cut a warm cake in the kitchen today"
+    assert english(SAID) == "every old baker cut a warm cake in the kitchen today"
 
 
 def test_the_same_seed_says_the_same_and_more_of_it_begins_alike_in_nothing_else() -> None:
@@ -69,16 +68,12 @@ def test_the_order_of_a_language() -> None:
     base = language("mine", seed=0)._replace(
         adjective_first=False, preposition_first=False, time_first=True, articles=False
     )
-    where = ("in", Phrase("the", None, "kitchen"))
-    said = Meaning(
-        Phrase("every", "old", "baker"), "cut", Phrase("a", "warm", "cake"), where, "today"
-    )
     back = {theirs: ours for ours, theirs in base.words.items()}
     for order, expected in {
         "SOV": "today every baker old cake warm cut kitchen in",
         "VSO": "today cut every baker old cake warm kitchen in",
     }.items():
-        words = base._replace(order=order).says(said).split()
+        words = base._replace(order=order).says(SAID).split()
         assert " ".join(back[word] for word in words) == expected
 
 
