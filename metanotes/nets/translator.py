@@ -152,7 +152,7 @@ class Translator(nn.Module):
         return f"vocabularies={self.vocabularies}"
 
 
-def _foreign(name: str, tokens: Tensor, embedding: nn.Embedding) -> ValueError:
+def _foreign(name: str, tokens: Tensor, embedding: nn.Module) -> ValueError:
     return ValueError(
         f"{name} has tokens from {int(tokens.min())} to {int(tokens.max())}, but the translator "
         f"knows 0 to {embedding.num_embeddings - 1}: they are of another vocabulary"

@@ -110,7 +110,7 @@ def _make(source: Path) -> Arrays:
         for name, content in packed.items()
         if (match := LISTS.fullmatch(name))
     }
-    for name, content in packed.items():
+    for name in packed:
         match = SAMPLES.fullmatch(name)
         if match and match[1] == match[2] and match[1] not in texts:
             english = name.removesuffix(match[2]) + "eng"

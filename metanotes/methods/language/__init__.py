@@ -10,6 +10,7 @@ from metanotes.methods.language.corpus_scores import (
 from metanotes.methods.language.decoding import translate
 from metanotes.methods.language.fine_tuning import FineTuned, dev_loss, fine_tune
 from metanotes.methods.language.token_loss import token_loss
+from metanotes.methods.language.word_vectors import turned, word_vectors
 
 __all__ = [
     "CorpusScore",
@@ -22,4 +23,6 @@ __all__ = [
     "paired_difference",
     "token_loss",
     "translate",
+    "turned",
+    "word_vectors",
 ]
