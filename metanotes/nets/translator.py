@@ -62,12 +62,28 @@ class Translator(nn.Module):
         super().__init__()
         counts(source_vocabulary=source_vocabulary, vocabulary=vocabulary, positions=positions)
         self.vocabularies = vocabularies
-        how = {"positions": positions, "feedforward": feedforward, "dropout": dropout}
         with seeded(seed):
-            self.encoder = TokenBody(source_vocabulary, width, heads, layers, **how)
+            self.encoder = TokenBody(
+                source_vocabulary,
+                width,
+                heads,
+                layers,
+                positions,
+                feedforward=feedforward,
+                dropout=dropout,
+            )
             self.embedding = nn.Embedding(vocabulary, width)
             nn.init.normal_(self.embedding.weight, std=0.02)
-            self.decoder = TransformerBody(width, heads, layers, causal=True, cross=True, **how)
+            self.decoder = TransformerBody(
+                width,
+                heads,
+                layers,
+                causal=True,
+                positions=positions,
+                feedforward=feedforward,
+                dropout=dropout,
+                cross=True,
+            )
 
     @property
     def positions(self) -> int:

@@ -49,7 +49,7 @@ SMALL: dict[Any, dict[str, Any]] = {
         "CHECKPOINT_EVERY": 2,
     },
 }
-CACHED = ("corpus", "vocabularies", "training_tokens", "seen_shares")
+CACHED = ("corpus", "training_tokens", "seen_shares")
 
 
 def made_up(names: list[str]) -> dict[str, Pairs]:
@@ -74,10 +74,10 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         return tuple(Words(s for p in pairs for s in side(p)) for side in (_first, _second))  # type: ignore[return-value]
 
     monkeypatch.setattr(translation_data, "vocabularies", words)
-    for name in ("corpus", "training_tokens", "seen_shares"):
+    for name in CACHED:
         getattr(translation_data, name).cache_clear()
     yield
-    for name in ("corpus", "training_tokens", "seen_shares"):
+    for name in CACHED:
         getattr(translation_data, name).cache_clear()
 
 

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from metanotes._ground import checks
 from metanotes._ground.files import replacing
@@ -228,7 +228,7 @@ def _said(tokens: Iterable[int]) -> list[int]:
     return kept
 
 
-def _sentencepiece():  # type: ignore[no-untyped-def]
+def _sentencepiece() -> Any:
     try:
         import sentencepiece
     except ImportError as error:
