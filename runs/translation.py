@@ -41,7 +41,7 @@ WORDS = {
     "tur": (0, 4000, 16_000, 64_000),
     "kor": (0, 4000),
 }
-EVERYTHING = "ron"  # for whom the decoder adapts as well, for comparison
+FIRST = "ron"  # is judged first; the decoder adapts as well, and random weights are there
 SHOWN = 8  # sentences of a test that are kept to be read
 CHECKPOINT_EVERY = 250
 
@@ -255,23 +255,31 @@ def about() -> dict[str, Any]:
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
-    """A job for each seed, arm, language and number of words; the joint arm comes first."""
+    """A job for each seed, arm, language and number of words.
+
+    The joint arm comes first, as others are compared with it; and one language before the others,
+    so that a record that is not finished has all arms in it.
+    """
     made = []
     for seed in seeds:
         for arm in (MULTI, RANDOM, FOMAML, REPTILE):
             if arm != RANDOM:
                 made.append(_job(arm, seed, SOURCE_SETTING, partial(work_on_sources, arm)))
-            for name, sizes in WORDS.items():
-                for words in sizes:
-                    if arm == RANDOM and not (name == EVERYTHING and words):
-                        continue
-                    work = partial(work_on_target, arm, name, words)
-                    made.append(_job(arm, seed, setting(name, words), work))
+            made += [_target_job(arm, seed, FIRST, w) for w in WORDS[FIRST] if w or arm != RANDOM]
         for arm in (MULTI, FOMAML, REPTILE):
-            for words in WORDS[EVERYTHING][1:]:
-                work = partial(work_on_target, arm + ALL, EVERYTHING, words)
-                made.append(_job(arm + ALL, seed, setting(EVERYTHING, words), work))
+            made += [_target_job(arm + ALL, seed, FIRST, words) for words in WORDS[FIRST] if words]
+            made += [
+                _target_job(arm, seed, name, words)
+                for name, sizes in WORDS.items()
+                for words in sizes
+                if name != FIRST
+            ]
     return made
+
+
+def _target_job(arm: str, seed: int, name: str, words: int) -> Job:
+    work = partial(work_on_target, arm, name, words)
+    return _job(arm, seed, setting(name, words), work)
 
 
 def _job(arm: str, seed: int, of: str, work: Callable[[Session], None]) -> Job:
