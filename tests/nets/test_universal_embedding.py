@@ -21,7 +21,8 @@ def test_a_vector_is_the_equations() -> None:
     tokens = torch.tensor([[1, 3, 6]])
     for place, w in enumerate(tokens[0].tolist()):
         scores = [
-            float(k @ embedding.alignment @ embedding.queries[w]) / 0.3 for k in embedding.keys
+            float((k @ embedding.alignment @ embedding.queries[w]).detach()) / 0.3
+            for k in embedding.keys
         ]
         weights = torch.tensor(scores, dtype=torch.float64).softmax(0)
         expected = sum(a * v for a, v in zip(weights, embedding.values, strict=True))

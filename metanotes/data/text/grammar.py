@@ -102,7 +102,7 @@ def meanings(count: int, *, seed: int = 0) -> list[Meaning]:
     >>> said == meanings(1000, seed=0), said == meanings(1000, seed=1)
     (True, False)
     >>> min(len(english(m).split()) for m in said), max(len(english(m).split()) for m in said)
-    (5, 13)
+    (5, 11)
     """
     checks.count("count", count)
     draws = _Draws(count, checks.seed(seed))

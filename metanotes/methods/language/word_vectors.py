@@ -38,9 +38,9 @@ def word_vectors(tokens: Tensor, vocabulary: int, width: int) -> Tensor:
         ValueError: a width below 1, or above the number of words.
 
     >>> tokens = torch.tensor([[5, 6], [5, 7], [8, 9], [8, 10]])
-    >>> x = word_vectors(tokens, vocabulary=12, width=2)
+    >>> x = word_vectors(tokens, vocabulary=12, width=4)
     >>> x.shape, bool(x[6] @ x[7] > x[6] @ x[9]), x[11].tolist()
-    (torch.Size([12, 2]), True, [0.0, 0.0])
+    (torch.Size([12, 4]), True, [0.0, 0.0, 0.0, 0.0])
     """
     stands = torch.zeros(len(tokens), vocabulary, dtype=torch.float64)
     stands.scatter_(1, tokens.cpu(), 1.0)

@@ -67,7 +67,7 @@ def test_the_model_is_left_as_it_was_and_batches_change_nothing(model: Translato
         (torch.tensor([[5, 6], [0, 0]]), {}, "sentence 1 is empty"),
         (torch.zeros(0, 3).long(), {}, "n >= 1"),
         (SOURCE, {"beams": 0}, "beams=0"),
-        (SOURCE, {"longest": 7}, "longest=7 is more than the model's 6 positions"),
+        (SOURCE, {"longest": 7}, "longest=7 is more than the 6 positions"),
         (torch.full((1, 7), 5), {}, "more than positions=6"),
         (torch.full((1, 2), 11), {}, "another vocabulary"),
     ],
