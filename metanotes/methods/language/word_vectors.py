@@ -42,16 +42,15 @@ def word_vectors(tokens: Tensor, vocabulary: int, width: int) -> Tensor:
     >>> x.shape, bool(x[6] @ x[7] > x[6] @ x[9]), x[11].tolist()
     (torch.Size([12, 4]), True, [0.0, 0.0, 0.0, 0.0])
     """
-    stands = torch.zeros(len(tokens), vocabulary, dtype=torch.float64)
-    stands.scatter_(1, tokens.cpu(), 1.0)
-    stands[:, :SIGNS] = 0
-    together = stands.T @ stands
-    together.fill_diagonal_(0)
-    own = together.sum(1)
-    words = own.nonzero().flatten()
+    words, places = tokens.cpu().unique(return_inverse=True)  # places: [n, L], in the words
+    stands = torch.zeros(len(tokens), len(words), dtype=torch.float64)
+    stands.scatter_(1, places, 1.0)
+    words, stands = words[words >= SIGNS], stands[:, words >= SIGNS]
     if count("width", width) > len(words):
         raise ValueError(f"width={width} is more than the {len(words)} words that occur")
-    together, own = together[words][:, words], own[words]
+    together = stands.T @ stands
+    together.fill_diagonal_(0)
+    own = together.sum(1).clamp(min=1)  # a word that stands alone has nothing to divide
     information = (together * own.sum() / own[:, None] / own).log().clamp(min=0)
     left, values, _ = torch.linalg.svd(information)
     vectors = left[:, :width] * values[:width].sqrt()
