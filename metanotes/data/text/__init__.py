@@ -1,0 +1,45 @@
+"""Text: sentences and their translations, made up or read from files, and their tokens."""
+
+from metanotes.data.text.grammar import Meaning, Phrase, english, meanings
+from metanotes.data.text.languages import Language, generated_pairs, language
+from metanotes.data.text.lexicon import LEXICON
+from metanotes.data.text.sentence_pairs import (
+    Pairs,
+    check_pairs,
+    check_unseen,
+    english_keys,
+    first_words,
+    one_of_each,
+    part_pairs,
+    sentence_key,
+    without,
+)
+from metanotes.data.text.vocabulary import END, MASK, PAD, START, UNKNOWN, Pieces, Vocabulary, Words
+
+__all__ = [
+    "END",
+    "LEXICON",
+    "MASK",
+    "PAD",
+    "START",
+    "UNKNOWN",
+    "Language",
+    "Meaning",
+    "Pairs",
+    "Phrase",
+    "Pieces",
+    "Vocabulary",
+    "Words",
+    "check_pairs",
+    "check_unseen",
+    "english",
+    "english_keys",
+    "first_words",
+    "generated_pairs",
+    "language",
+    "meanings",
+    "one_of_each",
+    "part_pairs",
+    "sentence_key",
+    "without",
+]
