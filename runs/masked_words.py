@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import copy
-import gzip
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import cross_entropy, one_hot
 
-from metanotes.data import batches, data_folder, embedded, episodes
-from metanotes.data.files import read_tar
-from metanotes.data.text import (
-    MASK,
-    PAD,
-    SIGNS,
-    Words,
-    masked_sentences,
-    masked_words,
-    sentence_key,
-    token_rows,
-)
+from metanotes.data import batches, embedded, episodes
+from metanotes.data.text import MASK, PAD, SIGNS, masked_sentences
 from metanotes.evaluation import Score, evaluate
 from metanotes.learner import Learner
 from metanotes.methods.comparison import Classifier, LogisticNetwork, PrototypicalNetwork
 from metanotes.methods.initialization import ANIL, MAML
-from metanotes.methods.language import token_loss
 from metanotes.nets import MaskedWordModel, TokenBody
 from metanotes.task import Batch, Task
 from metanotes.training import History, meta_train
+from runs import masked_text
 from runs.jobs import Job, LongRun, Session
-
-LENGTHS = (4, 12)  # words of a sentence
-VOCABULARY = 5000
-FREQUENT, LEAST = 60, 60  # a class is none of the most frequent words, and in so many sentences
-TEST_WORDS, CHOICE_WORDS, TRAIN_WORDS = 150, 50, 800
-MOST = 100  # sentences of a word of the tests
-LEFT_OUT = 2000  # sentences that pre-training does not see, for its own curve
+from runs.masked_text import text
 
 WIDTH, HEADS, LAYERS, FEEDFORWARD = 96, 4, 2, 256
 PLACES, SIZE, PRETRAINING, PRETRAINING_RATE = 2, 128, 3000, 2e-3
@@ -65,73 +48,17 @@ FROZEN = (PROBE, PROTOTYPES)
 TRAINED = (JOINT, ANIL_NAME, MAML_NAME)
 
 
-class Text(NamedTuple):
-    """What there is to learn from.
-
-    Args:
-        vocabulary: its words.
-        tokens: all sentences, `[n, L]`.
-        held_out: the tokens that are a target of no training: those of the choice and of the test.
-        train, choice, test: sentences with a word hidden, by the word.
-    """
-
-    vocabulary: Words
-    tokens: Tensor
-    held_out: list[int]
-    train: Batch
-    choice: Batch
-    test: Batch
-
-
-def english_sentences() -> Iterator[str]:
-    """The English side of Tatoeba's pairs, of the folder `mt`."""
-    source = data_folder() / "mt" / "mt.tar.gz"
-    if not source.is_file():
-        raise FileNotFoundError(f"{source} is missing: set METANOTES_DATA to the folder that has mt")
-    files = read_tar(source, "put a whole copy there")
-    for path in sorted(files):
-        if Path(path).parent.name == "pairs_xx-eng":
-            for line in gzip.decompress(files[path]).decode("utf-8").splitlines():
-                name, _, english = line.split("\t")[:3]
-                if "tatoeba" in name.lower():
-                    yield english
-
-
-@cache
-def text() -> Text:
-    """The sentences, once each, and the words that are classes."""
-    sentences = list(dict.fromkeys(sentence_key(english) for english in english_sentences()))
-    low, high = LENGTHS
-    sentences = [s for s in sentences if low <= len(s.split()) <= high]
-    vocabulary = Words(sentences, VOCABULARY)
-    tokens = token_rows(vocabulary, sentences, high)
-    once = (tokens[:, :, None] == tokens[:, None, :]).sum(2) == 1  # the word is there once
-    shows = tokens[once].bincount(minlength=len(vocabulary))
-    words = [
-        token
-        for token in range(len(SIGNS) + FREQUENT, len(vocabulary))
-        if shows[token] >= LEAST and vocabulary.words[token].isalpha()
-    ]
-    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
-    words = [words[n] for n in order]
-    test, words = words[:TEST_WORDS], words[TEST_WORDS:]
-    choice, train = words[:CHOICE_WORDS], words[CHOICE_WORDS:][:TRAIN_WORDS]
-    return Text(
-        vocabulary,
-        tokens,
-        [*test, *choice],
-        masked_words(tokens, train),
-        masked_words(tokens, choice, most=MOST),
-        masked_words(tokens, test, most=MOST),
-    )
-
-
 def body_of(seed: int) -> TokenBody:
     """A body with random weights, that gives every place."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TokenBody(
-            len(text().vocabulary), WIDTH, HEADS, LAYERS, LENGTHS[1], feedforward=FEEDFORWARD
+            len(text().vocabulary),
+            WIDTH,
+            HEADS,
+            LAYERS,
+            masked_text.LENGTHS[1],
+            feedforward=FEEDFORWARD,
         )
 
 
@@ -162,6 +89,11 @@ class WordCounts(nn.Module):
         return counts
 
 
+def token_loss(outputs: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy of the words that were hidden: `[N, P, words]` and `[N, P]`."""
+    return cross_entropy(outputs.flatten(0, 1), y.flatten())
+
+
 def tasks_of(words: Batch, seed: int) -> Callable[[int], Task]:
     """Few-shot tasks of some words."""
     return episodes(words, WAYS, SHOTS, QUERIES, seed=seed)
@@ -182,10 +114,7 @@ def adam(learner: nn.Module, rate: float, iterations: int) -> dict[str, Any]:
 def pretrained(session: Session) -> TokenBody:
     """The body after masked-word pre-training, which the jobs of a seed share."""
     body, of, seed = body_of(session.seed), text(), session.seed
-    rows = torch.randperm(len(of.tokens), generator=torch.Generator().manual_seed(0))
-    sample = masked_sentences(
-        of.tokens[rows[LEFT_OUT:]], SIZE, places=PLACES, never=of.held_out, seed=seed
-    )
+    sample = masked_sentences(of.tokens[of.kept], SIZE, places=PLACES, never=of.held_out, seed=seed)
     learner = Classifier(MaskedWordModel(body), loss=token_loss)
     how = adam(learner, PRETRAINING_RATE, PRETRAINING)
 
@@ -212,8 +141,8 @@ def pretrained(session: Session) -> TokenBody:
 def words_named(learner: Learner) -> Score:
     """How many hidden words of the sentences left out are named right, held-out words aside."""
     of = text()
-    rows = torch.randperm(len(of.tokens), generator=torch.Generator().manual_seed(0))[:LEFT_OUT]
-    x, y = masked_sentences(of.tokens[rows], LEFT_OUT, places=1, never=of.held_out)(1).query
+    sentences = of.tokens[of.left_out]
+    x, y = masked_sentences(sentences, len(sentences), places=1, never=of.held_out)(1).query
     with torch.no_grad():
         answers = learner.predict(None, x).argmax(-1)
     return Score((answers == y).double().flatten(), "accuracy", False, "examples")
@@ -353,11 +282,11 @@ def about() -> dict[str, Any]:
     return {
         "title": "Masked words: self-supervision before few-shot learning",
         "config": {
-            "text": f"the English sentences of Tatoeba's pairs, each once, {LENGTHS[0]} to "
-            f"{LENGTHS[1]} words, lower case, no punctuation; the {VOCABULARY} most frequent words",
-            "classes": f"words in at least {LEAST} sentences, without the {FREQUENT} most "
-            f"frequent: {TEST_WORDS} for the test and {CHOICE_WORDS} to choose by, which are "
-            f"hidden in no training, and up to {TRAIN_WORDS} to train on; the same for every seed",
+            "text": f"the English sentences of Tatoeba's pairs, each once, {masked_text.LENGTHS[0]} to "
+            f"{masked_text.LENGTHS[1]} words, lower case, no punctuation; the {masked_text.VOCABULARY} most frequent words",
+            "classes": f"words in at least {masked_text.LEAST} sentences, without the {masked_text.FREQUENT} most "
+            f"frequent: {masked_text.TEST_WORDS} for the test and {masked_text.CHOICE_WORDS} to choose by, which are "
+            f"hidden in no training, and up to {masked_text.TRAIN_WORDS} to train on; the same for every seed",
             "task": f"{WAYS} words, {SHOTS} sentences of each with the word hidden, and {QUERIES} "
             "more to judge by: which word is it",
             "network": f"a transformer, {LAYERS} layers, width {WIDTH}, {HEADS} heads; what "
@@ -380,8 +309,7 @@ def about() -> dict[str, Any]:
 def settings() -> dict[str, Any]:
     """All that a training depends on."""
     return {
-        "text": [LENGTHS, VOCABULARY, FREQUENT, LEAST, MOST, LEFT_OUT],
-        "words": [TEST_WORDS, CHOICE_WORDS, TRAIN_WORDS],
+        "text": masked_text.text_settings(),
         "network": [WIDTH, HEADS, LAYERS, FEEDFORWARD, PAD, MASK],
         "pre-training": [PLACES, SIZE, PRETRAINING, PRETRAINING_RATE],
     }
@@ -396,7 +324,9 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
         "rates": [INNER, OUTER],
     }
 
-    def job(name: str, seed: int | None, work: Any, start: str | None = None, **judging: Any) -> Job:
+    def job(
+        name: str, seed: int | None, work: Any, start: str | None = None, **judging: Any
+    ) -> Job:
         trains = [PRETRAIN] if start == MASKED or name == PRETRAIN else []
         return Job(
             learner=name,
