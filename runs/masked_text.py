@@ -106,3 +106,15 @@ def text_settings() -> list[object]:
         MOST,
         LEFT_OUT,
     ]
+
+
+def in_plain_words() -> dict[str, str]:
+    """The same in words, for the record."""
+    low, high = LENGTHS
+    return {
+        "text": f"the English sentences of Tatoeba's pairs, each once, {low} to {high} words, lower "
+        f"case, no punctuation; the {VOCABULARY} most frequent words",
+        "classes": f"words in at least {LEAST} sentences, without the {FREQUENT} most frequent: "
+        f"{TEST_WORDS} for the test and {CHOICE_WORDS} to choose by, which are hidden in no "
+        f"training, and up to {TRAIN_WORDS} to train on; the same for every seed",
+    }

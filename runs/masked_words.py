@@ -282,11 +282,7 @@ def about() -> dict[str, Any]:
     return {
         "title": "Masked words: self-supervision before few-shot learning",
         "config": {
-            "text": f"the English sentences of Tatoeba's pairs, each once, {masked_text.LENGTHS[0]} to "
-            f"{masked_text.LENGTHS[1]} words, lower case, no punctuation; the {masked_text.VOCABULARY} most frequent words",
-            "classes": f"words in at least {masked_text.LEAST} sentences, without the {masked_text.FREQUENT} most "
-            f"frequent: {masked_text.TEST_WORDS} for the test and {masked_text.CHOICE_WORDS} to choose by, which are "
-            f"hidden in no training, and up to {masked_text.TRAIN_WORDS} to train on; the same for every seed",
+            **masked_text.in_plain_words(),
             "task": f"{WAYS} words, {SHOTS} sentences of each with the word hidden, and {QUERIES} "
             "more to judge by: which word is it",
             "network": f"a transformer, {LAYERS} layers, width {WIDTH}, {HEADS} heads; what "
