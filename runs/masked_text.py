@@ -30,13 +30,15 @@ class Text(NamedTuple):
     Args:
         vocabulary: its words.
         tokens: all sentences, `[n, L]`.
-        held_out: the tokens that are hidden in no training: those of the test and of the choice.
+        trained: the tokens that are classes of training.
+        held_out: those that are hidden in no training: the classes of the test and of the choice.
         kept, left_out: rows of the tokens: for pre-training, and for its own curve.
         train, choice, test: sentences with a word hidden, by the word.
     """
 
     vocabulary: Words
     tokens: Tensor
+    trained: list[int]
     held_out: list[int]
     kept: Tensor
     left_out: Tensor
@@ -84,6 +86,7 @@ def text() -> Text:
     return Text(
         vocabulary,
         tokens,
+        train,
         [*test, *choice],
         rows[LEFT_OUT:],
         rows[:LEFT_OUT],
@@ -112,8 +115,8 @@ def in_plain_words() -> dict[str, str]:
     """The same in words, for the record."""
     low, high = LENGTHS
     return {
-        "text": f"the English sentences of Tatoeba's pairs, each once, {low} to {high} words, lower "
-        f"case, no punctuation; the {VOCABULARY} most frequent words",
+        "text": f"the English sentences of Tatoeba's pairs, each once, {low} to {high} words, "
+        f"lower case, no punctuation; the {VOCABULARY} most frequent words",
         "classes": f"words in at least {LEAST} sentences, without the {FREQUENT} most frequent: "
         f"{TEST_WORDS} for the test and {CHOICE_WORDS} to choose by, which are hidden in no "
         f"training, and up to {TRAIN_WORDS} to train on; the same for every seed",
