@@ -40,8 +40,9 @@ TUNING_RATES, TUNING_STEPS = (0.01, 0.03, 0.1, 0.3), (5, 20)
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 CHOICE_TASKS, TEST_TASKS, MARKS, MARK_TASKS = 150, 400, 6, 50
 
-RANDOM, MASKED = "from random weights", "from masked words"
+RANDOM, MASKED, NEITHER = "from random weights", "from masked words", "without a network"
 BAG, PRETRAIN = "bag of words", "masked-word pre-training"
+NAMED = "hidden words named, of the whole vocabulary"
 PROBE, PROTOTYPES, TUNED = "linear probe", "prototypes", "fine-tuning"
 JOINT, ANIL_NAME, MAML_NAME = "joint classification", "ANIL", "first-order MAML"
 FROZEN = (PROBE, PROTOTYPES)
@@ -151,7 +152,9 @@ def words_named(learner: Learner) -> Score:
 # ------------------------------------------------------------------------------- the learners
 
 
-def trained(name: str, start: TokenBody, rates: Sequence[float], seed: int, sentences: int) -> Any:
+def trained(
+    name: str, start: TokenBody, rates: Sequence[float], seed: int, sentences: int
+) -> tuple[Any, list[float]]:
     """A learner after so many sentences, and how it went, on the choosing words.
 
     Args:
@@ -162,20 +165,19 @@ def trained(name: str, start: TokenBody, rates: Sequence[float], seed: int, sent
         sentences: through the network and back.
     """
     outer, *inner = rates
-    of, sample, learner = text(), None, None
-    queries = WAYS * QUERIES
-    torch.manual_seed(seed)
+    of, support, queries = text(), WAYS * SHOTS, WAYS * QUERIES
+    sample: Callable[[int], Task] = tasks_of(of.train, seed)
+    learner: Learner
     if name == JOINT:
-        learner = Classifier(with_head(start, int(of.train.y.max()) + 1))
+        learner = Classifier(with_head(start, len(of.trained)))
         sample, each = batches(of.train, JOINT_SIZE, seed=seed), JOINT_SIZE
     elif name == ANIL_NAME:
         learner = ANIL(with_head(start, WAYS), inner[0], ANIL_STEPS)
-        each = TASKS * (WAYS * SHOTS + queries)
+        each = TASKS * (support + queries)
     else:
         learner = MAML(with_head(start, WAYS), inner[0], MAML_STEPS, first_order=True)
-        each = TASKS * (MAML_STEPS * WAYS * SHOTS + queries)
+        each = TASKS * (MAML_STEPS * support + queries)
     iterations = max(1, sentences // each)
-    sample = sample or tasks_of(of.train, seed)
     history = meta_train(
         learner,
         sample,
@@ -229,7 +231,7 @@ def _start(start: str, session: Session) -> TokenBody:
 
 def _pretraining(session: Session) -> None:
     body = pretrained(session)
-    session.score(PRETRAIN, words_named(Classifier(MaskedWordModel(body), loss=token_loss)))
+    session.score(NAMED, words_named(Classifier(MaskedWordModel(body), loss=token_loss)))
 
 
 def _bag(session: Session) -> None:
@@ -320,24 +322,22 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
         "rates": [INNER, OUTER],
     }
 
-    def job(
-        name: str, seed: int | None, work: Any, start: str | None = None, **judging: Any
-    ) -> Job:
-        trains = [PRETRAIN] if start == MASKED or name == PRETRAIN else []
+    def job(name: str, seed: int | None, work: Any, start: str, **judging: Any) -> Job:
+        rows = {PROBE: "|".join(FROZEN), PRETRAIN: NAMED}.get(name, f"{re.escape(name)}(: |$)")
         return Job(
             learner=name,
             seed=seed,
             setting=start,
-            rows=f"{re.escape(name)}(: |$)" if name != FROZEN[0] else "|".join(FROZEN),
+            rows=rows,
             work=work,
             training=settings(),
             judging={"name": [start, name], "task": episode, **judging},
-            trained=trains,
+            trained=[PRETRAIN] if start == MASKED else [],
         )
 
-    made = [job(BAG, None, _bag)]
+    made = [job(BAG, None, _bag, NEITHER)]
     for seed in seeds:
-        made.append(job(PRETRAIN, seed, _pretraining))
+        made.append(job(PRETRAIN, seed, _pretraining, MASKED))
         for start in (RANDOM, MASKED):
             made.append(job(PROBE, seed, partial(_frozen, start), start))
             tuning = [TUNING_RATES, TUNING_STEPS]

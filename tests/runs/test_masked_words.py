@@ -84,8 +84,8 @@ def test_every_start_has_every_method(tmp_path: Path) -> None:
     assert main(["masked_words", "--seeds", "0"], tmp_path) == 0
     content = json.loads((tmp_path / "masked_words.json").read_text())
     rows = {(row.get("setting"), row["name"]): row for row in content["rows"]}
-    assert (None, masked_words.BAG) in rows
-    assert (None, masked_words.PRETRAIN) in rows
+    assert (masked_words.NEITHER, masked_words.BAG) in rows
+    assert (masked_words.MASKED, masked_words.NAMED) in rows
     for start in (masked_words.RANDOM, masked_words.MASKED):
         for name in (*masked_words.FROZEN, masked_words.TUNED, *masked_words.TRAINED[1:]):
             assert (start, name) in rows
