@@ -36,6 +36,7 @@ from runs import (
     omniglot,
     sequences_omniglot,
     sine,
+    translation,
 )
 from runs.carry_out import carry_out, chosen, own_share
 from runs.record import RESULTS
@@ -57,6 +58,7 @@ RUNS = {
         distillation.RUN,
         dataset_distillation.RUN,
         masked_words.RUN,
+        translation.RUN,
     )
 }
 

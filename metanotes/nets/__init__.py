@@ -17,6 +17,8 @@ from metanotes.nets.residual import ResidualBlock, resnet
 from metanotes.nets.split_attention import SplitAttention, resnest
 from metanotes.nets.token_transformer import TokenBody, token_transformer
 from metanotes.nets.transformer import Mean, TransformerBody, transformer
+from metanotes.nets.translator import Translator
+from metanotes.nets.universal_embedding import UniversalEmbedding
 from metanotes.nets.vision_transformer import vit
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "SplitAttention",
     "TokenBody",
     "TransformerBody",
+    "Translator",
+    "UniversalEmbedding",
     "conv4",
     "conv_decoder",
     "conv_encoder",

@@ -20,6 +20,8 @@ from metanotes.data.text.sentence_pairs import (
     sentence_key,
     without,
 )
+from metanotes.data.text.translation import translation
+from metanotes.data.text.translation_tasks import TokenPairs, token_pairs, translation_tasks
 from metanotes.data.text.vocabulary import (
     END,
     MASK,
@@ -46,6 +48,7 @@ __all__ = [
     "Pairs",
     "Phrase",
     "Pieces",
+    "TokenPairs",
     "Vocabulary",
     "Words",
     "check_pairs",
@@ -61,6 +64,9 @@ __all__ = [
     "one_of_each",
     "part_pairs",
     "sentence_key",
+    "token_pairs",
     "token_rows",
+    "translation",
+    "translation_tasks",
     "without",
 ]

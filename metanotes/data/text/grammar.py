@@ -4,8 +4,8 @@
     "the old baker cut a warm bread in the kitchen yesterday"
 
 A `Meaning` is what is said, without the order of the words; `english` says it in English, and the
-made-up languages of `metanotes.data.text.languages` say it in theirs. So there are as many sentences as
-anybody wants, in as many languages, and nothing is downloaded.
+made-up languages of `metanotes.data.text.languages` say it in theirs. So there are as many
+sentences as anybody wants, in as many languages, and nothing is downloaded.
 
 Words keep company. A sentence has one of ten topics, and within it each agent prefers some verbs,
 each verb some objects, and each noun some adjectives: the words around a gap tell which word is
@@ -71,7 +71,8 @@ class Meaning(NamedTuple):
 def english(meaning: Meaning) -> str:
     """The sentence in English, lower case and without punctuation.
 
-    >>> english(Meaning(Phrase("the", "old", "baker"), "cut", Phrase("a", None, "cake"), None, "again"))
+    >>> baker, cake = Phrase("the", "old", "baker"), Phrase("a", None, "cake")
+    >>> english(Meaning(baker, "cut", cake, None, "again"))
     'the old baker cut a cake again'
     """
     words = [*_said(meaning.subject), meaning.verb, *_said(meaning.object)]

@@ -23,6 +23,7 @@ from metanotes.data.text.sentence_pairs import Pairs
 ORDERS = ("SVO", "SOV", "VSO", "VOS", "OSV", "OVS")
 CONSONANTS, VOWELS = "ptkbdgmnlrsvzfhj", "aeiouy"
 LETTERS = 8, 4  # consonants and vowels that a family uses
+MARKS = [first + then for first in "cqwx" for then in ("", "c", "x")]  # in each word, by family
 
 
 class Language(NamedTuple):
@@ -82,21 +83,22 @@ def language(
 
     Args:
         name: of the language.
-        family: a whole number of at least 0; languages of one family share words.
+        family: a number from 0 to 11; languages of one family share words.
         seed: what the language's own words and order are drawn from.
         cognates: share of its words that are its family's, 0 to 1.
         order: of subject, verb and object; default: drawn.
 
     Raises:
-        ValueError: a family below 0, a share outside 0..1, an order that is none.
+        ValueError: no such family, a share outside 0..1, an order that is none.
 
     >>> ours = language("mine", family=0, seed=1)
     >>> relative, stranger = language("yours", 0, seed=2), language("theirs", 7, seed=2)
-    >>> shared = [len(set(ours.words.values()) & set(l.words.values())) for l in (relative, stranger)]
-    >>> shared[0] > 80, shared[1]
+    >>> known = set(ours.words.values())
+    >>> len(known & set(relative.words.values())) > 80, len(known & set(stranger.words.values()))
     (True, 0)
     """
-    checks.count("family", family, least=0)
+    if checks.count("family", family, least=0) >= len(MARKS):
+        raise ValueError(f"family={family} must be below {len(MARKS)}: so many have letters")
     if not 0 <= cognates <= 1:
         raise ValueError(f"cognates={cognates} must be a share of the words, 0 to 1")
     if order is not None and order not in ORDERS:
@@ -118,39 +120,30 @@ def language(
 def _made_up(family: int, generator: torch.Generator, taken: set[str]) -> dict[str, str]:
     """A word of the family's letters for each English one, all different.
 
-    The first syllable holds a mark of the family, so that no two families have a word in common.
+    A mark of the family follows the first syllable, so that no two families share a word.
     """
     letters = torch.Generator("cpu").manual_seed(family)
     consonants, vowels = (
         [of[n] for n in torch.randperm(len(of), generator=letters)[:count].tolist()]
         for of, count in zip((CONSONANTS, VOWELS), LETTERS, strict=True)
     )
-    mark = _mark(family)
     made: dict[str, str] = {}
     taken = set(taken)
     for word in (word for words in LEXICON.values() for word in words):
         while word not in made:
             size = 1 + int(torch.randint(2, (), generator=generator))
             draws = torch.randint(1000, (2 * size + 1,), generator=generator).tolist()
-            pairs = zip(draws[:-1:2], draws[1:-1:2], strict=True)
-            syllables = [
-                consonants[c % len(consonants)] + vowels[v % len(vowels)] for c, v in pairs
-            ]
-            text = syllables[0] + mark + "".join(syllables[1:])
+            first, *others = (
+                consonants[c % len(consonants)] + vowels[v % len(vowels)]
+                for c, v in zip(draws[:-1:2], draws[1:-1:2], strict=True)
+            )
+            text = first + MARKS[family] + "".join(others)
             if draws[-1] % 2:
-                text += consonants[draws[-1] % len(consonants)]
+                text += consonants[draws[-1] // 2 % len(consonants)]
             if text not in taken:
                 made[word] = text
                 taken.add(text)
     return made
-
-
-def _mark(family: int) -> str:
-    """A cluster that only this family has: two letters that no word uses otherwise."""
-    signs = "cqwx"
-    return (
-        signs[family % 4] + (signs[family // 4 % 4] if family >= 4 else "") + "'" * (family // 16)
-    )
 
 
 def generated_pairs(of: Language, count: int, *, seed: int = 0) -> Pairs:

@@ -1,4 +1,4 @@
-"""The words of the small grammar, by class; ten topics have agents, verbs, objects, ... of their own."""
+"""The words of the small grammar: ten topics have agents, verbs, objects, ... of their own."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ SHARED = {
     "times": "yesterday today often never again slowly",
 }
 
-#: The words of each class, in the order of the topics; topic t has an equal share, one after another.
+#: The words of each class, topic by topic, as many of each.
 LEXICON: dict[str, tuple[str, ...]] = {
     name: tuple(word for topic in TOPICS.values() for word in topic[place].split())
     for place, name in enumerate(CLASSES)

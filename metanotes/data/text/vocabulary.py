@@ -3,8 +3,8 @@
 `Words` takes every word as a token; `Pieces` cuts words into pieces that are frequent, so that none
 is unknown as long as its letters are known (byte pair encoding, Sennrich, Haddow and Birch 2016,
 as the library sentencepiece does it). In both, the first tokens are signs: `PAD` fills up a row,
-`START` and `END` stand before and after a sentence, `UNKNOWN` in the place of what is not in it, and
-`MASK` in the place of what is to be guessed.
+`START` and `END` stand before and after a sentence, `UNKNOWN` in the place of what is not in it,
+and `MASK` in the place of what is to be guessed.
 
 Source: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units",
 ACL 2016; Kudo and Richardson, "SentencePiece", EMNLP 2018.
@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from metanotes._ground import checks
 from metanotes._ground.files import replacing
@@ -228,7 +228,7 @@ def _said(tokens: Iterable[int]) -> list[int]:
     return kept
 
 
-def _sentencepiece():  # type: ignore[no-untyped-def]
+def _sentencepiece() -> Any:
     try:
         import sentencepiece
     except ImportError as error:
