@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metanotes.data import data_folder
-from metanotes.data.files import read_tar
-from metanotes.data.text import SIGNS, Words, masked_words, sentence_key, token_rows
+from metanotes.data.text import (
+    SIGNS,
+    Words,
+    masked_words,
+    sentence_key,
+    token_rows,
+    translation,
+)
 from metanotes.task import Batch
 
 LENGTHS = (4, 12)  # words of a sentence
@@ -47,20 +49,9 @@ class Text(NamedTuple):
     test: Batch
 
 
-def english_sentences() -> Iterator[str]:
-    """The English side of Tatoeba's pairs, of the folder `mt`."""
-    source = data_folder() / "mt" / "mt.tar.gz"
-    if not source.is_file():
-        raise FileNotFoundError(
-            f"{source} is missing: set METANOTES_DATA to the folder that has mt"
-        )
-    files = read_tar(source, "put a whole copy there")
-    for path in sorted(files):
-        if Path(path).parent.name == "pairs_xx-eng":
-            for line in gzip.decompress(files[path]).decode("utf-8").splitlines():
-                name, _, english = line.split("\t")[:3]
-                if "tatoeba" in name.lower():
-                    yield english
+def english_sentences() -> list[str]:
+    """The English side of Tatoeba's pairs, of all languages."""
+    return [sentence for pairs in translation().values() for sentence in pairs.english]
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 
 from metanotes.data import batches, embedded, episodes
 from metanotes.data.text import MASK, PAD, SIGNS, masked_sentences
@@ -20,6 +20,7 @@ from metanotes.evaluation import Score, evaluate
 from metanotes.learner import Learner
 from metanotes.methods.comparison import Classifier, LogisticNetwork, PrototypicalNetwork
 from metanotes.methods.initialization import ANIL, MAML
+from metanotes.methods.language import token_loss
 from metanotes.nets import MaskedWordModel, TokenBody
 from metanotes.task import Batch, Task
 from metanotes.training import History, meta_train
@@ -88,11 +89,6 @@ class WordCounts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         counts: Tensor = one_hot(x, self.vocabulary).sum(1)[:, len(SIGNS) :].float()
         return counts
-
-
-def token_loss(outputs: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy of the words that were hidden: `[N, P, words]` and `[N, P]`."""
-    return cross_entropy(outputs.flatten(0, 1), y.flatten())
 
 
 def tasks_of(words: Batch, seed: int) -> Callable[[int], Task]:

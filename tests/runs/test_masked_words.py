@@ -142,5 +142,5 @@ def test_a_body_at_the_mask_is_a_copy() -> None:
 
 def test_missing_text_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("METANOTES_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"mt.tar.gz is missing: set METANOTES_DATA"):
+    with pytest.raises(FileNotFoundError, match="set the environment variable METANOTES_DATA"):
         masked_text.text()
