@@ -37,9 +37,9 @@ SENTENCES = 60_000  # through the network and back, for every method
 TRIAL_SENTENCES = 12_000  # for every setting that is tried
 INNER = (0.02, 0.05, 0.15)
 OUTER = (5e-4, 1e-3, 2e-3)
-TUNING_RATES, TUNING_STEPS = (0.01, 0.03, 0.1, 0.3), (5, 20)
+TUNING_RATES, TUNING_STEPS = (0.03, 0.1, 0.3), (3, 10)
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
-CHOICE_TASKS, TEST_TASKS, MARKS, MARK_TASKS = 150, 400, 6, 50
+CHOICE_TASKS, TEST_TASKS, MARKS, MARK_TASKS = 80, 300, 6, 40
 
 RANDOM, MASKED, NEITHER = "from random weights", "from masked words", "without a network"
 BAG, PRETRAIN = "bag of words", "masked-word pre-training"
@@ -256,13 +256,20 @@ def _tuned(start: str, session: Session) -> None:
 
 def _trained(start: str, name: str, session: Session) -> None:
     body, seed = _start(start, session), session.seed
-    tried = list(product(OUTER, *([] if name == JOINT else [INNER])))
-    scores = []
-    for rates in tried:
-        learner, _ = trained(name, body, rates, seed, TRIAL_SENTENCES)
-        scores.append((on_choice(CHOICE_TASKS, learner), rates))
-    session.curve(f"{name}: choice", [score for score, _ in scores])
-    _, rates = max(scores)
+    tried: dict[tuple[float, ...], float] = {}
+
+    def best_of(settings: list[tuple[float, ...]]) -> tuple[float, ...]:
+        for rates in settings:
+            if rates not in tried:
+                learner, _ = trained(name, body, rates, seed, TRIAL_SENTENCES)
+                tried[rates] = on_choice(CHOICE_TASKS, learner)
+        return max(tried, key=lambda rates: tried[rates])
+
+    middle = () if name == JOINT else (INNER[len(INNER) // 2],)
+    rates = best_of([(outer, *middle) for outer in OUTER])
+    if name != JOINT:
+        rates = best_of([(rates[0], inner) for inner in INNER])
+    session.curve(f"{name}: choice", tried.values())
     learner, curve = trained(name, body, rates, seed, SENTENCES)
     session.curve(f"{name}: curve", curve)
     session.note = "rate " + ", inner ".join(f"{rate:g}" for rate in rates)
@@ -290,7 +297,7 @@ def about() -> dict[str, Any]:
             f"falls to 0. ANIL {ANIL_STEPS} inner steps, MAML {MAML_STEPS}, {TASKS} tasks in a "
             f"batch; joint classification of the training words, {JOINT_SIZE} sentences in a batch",
             "choice": f"for each seed, on tasks of the choosing words, after {TRIAL_SENTENCES} "
-            f"sentences: rates {OUTER}, inner rates {INNER}; fine-tuning: rates {TUNING_RATES}, "
+            f"sentences: rates {OUTER}, and then inner rates {INNER}; fine-tuning: rates {TUNING_RATES}, "
             f"steps {TUNING_STEPS}; probes: penalties {PENALTIES}",
         },
         "protocol": f"Accuracy on {TEST_TASKS} tasks of the test words, the same for all, with the "

@@ -42,7 +42,7 @@ SMALL = {
         "JOINT_SIZE": 10,
         "SENTENCES": 240,
         "TRIAL_SENTENCES": 80,
-        "INNER": (0.05,),
+        "INNER": (0.05, 0.1),
         "OUTER": (1e-3, 2e-3),
         "TUNING_RATES": (0.1,),
         "TUNING_STEPS": (2, 3),
@@ -93,9 +93,10 @@ def test_every_start_has_every_method(tmp_path: Path) -> None:
             for probe in masked_words.FROZEN:
                 assert (start, f"{name}: {probe}") in rows
     row = rows[masked_words.MASKED, f"{masked_words.ANIL_NAME}: {masked_words.PROBE}"]
-    assert re.fullmatch(r"rate 0\.00[12], inner 0\.05; penalty (0\.1|1)", row["note"])
+    assert re.fullmatch(r"rate 0\.00[12], inner 0\.(05|1); penalty (0\.1|1)", row["note"])
     curves = {(c["setting"], c["name"]): c["value"] for c in content["curves"]}
-    assert len(curves[masked_words.MASKED, "ANIL: choice"]) == 2
+    assert len(curves[masked_words.MASKED, "ANIL: choice"]) == 3
+    assert len(curves[masked_words.MASKED, "joint classification: choice"]) == 2
     assert len(curves[masked_words.RANDOM, "joint classification: curve"]) == 2
     assert [run["what"] for run in content["runs"]] == [masked_words.PRETRAIN]
     before = content["rows"]
