@@ -297,8 +297,8 @@ def about() -> dict[str, Any]:
             f"falls to 0. ANIL {ANIL_STEPS} inner steps, MAML {MAML_STEPS}, {TASKS} tasks in a "
             f"batch; joint classification of the training words, {JOINT_SIZE} sentences in a batch",
             "choice": f"for each seed, on tasks of the choosing words, after {TRIAL_SENTENCES} "
-            f"sentences: rates {OUTER}, and then inner rates {INNER}; fine-tuning: rates {TUNING_RATES}, "
-            f"steps {TUNING_STEPS}; probes: penalties {PENALTIES}",
+            f"sentences: rates {OUTER}, then inner rates {INNER}; fine-tuning: rates "
+            f"{TUNING_RATES}, steps {TUNING_STEPS}; probes: penalties {PENALTIES}",
         },
         "protocol": f"Accuracy on {TEST_TASKS} tasks of the test words, the same for all, with the "
         "95 % interval over tasks.",
