@@ -29,14 +29,14 @@ from runs.jobs import Job, LongRun, Session
 from runs.masked_text import text
 
 WIDTH, HEADS, LAYERS, FEEDFORWARD = 96, 4, 2, 256
-PLACES, SIZE, PRETRAINING, PRETRAINING_RATE = 2, 128, 3000, 2e-3
+PLACES, SIZE, PRETRAINING, PRETRAINING_RATE = 2, 128, 2000, 2e-3
 
 WAYS, SHOTS, QUERIES = 5, 5, 5
 ANIL_STEPS, MAML_STEPS, TASKS, JOINT_SIZE = 5, 3, 4, 100
-SENTENCES = 60_000  # through the network and back, for every method
-TRIAL_SENTENCES = 12_000  # for every setting that is tried
-INNER = (0.02, 0.05, 0.15)
-OUTER = (5e-4, 1e-3, 2e-3)
+SENTENCES = 48_000  # through the network and back, for every method
+TRIAL_SENTENCES = 8_000  # for every setting that is tried
+INNER = (0.015, 0.05, 0.15)
+OUTER = (3e-4, 1e-3, 3e-3)
 TUNING_RATES, TUNING_STEPS = (0.03, 0.1, 0.3), (3, 10)
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 CHOICE_TASKS, TEST_TASKS, MARKS, MARK_TASKS = 80, 300, 6, 40

@@ -237,6 +237,8 @@ def test_bad_sentences_are_named() -> None:
     tasks.support.x["input_ids"][0, 0, 0] = VOCABULARY
     with pytest.raises(ValueError, match=r"outside 0..19: .* encoded with another vocabulary"):
         learner(tasks)
-    longer = Task(*(Batch({k: t.repeat(1, 1, 2) for k, t in x.items()}, y) for x, y in tasks))
+    longer = Task(
+        *(Batch({k: t.repeat(1, 1, 2) for k, t in x.items()}, y) for x, y in word_tasks())
+    )
     with pytest.raises(ValueError, match="x has 14 places, more than positions=7"):
         learner(longer)
