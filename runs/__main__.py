@@ -31,6 +31,7 @@ from runs import (
     few_shot,
     learned_optimizer,
     learned_optimizer_quadratics,
+    masked_words,
     mnist_m,
     omniglot,
     sequences_omniglot,
@@ -56,6 +57,7 @@ RUNS = {
         data_policy.RUN,
         distillation.RUN,
         dataset_distillation.RUN,
+        masked_words.RUN,
         translation.RUN,
     )
 }

@@ -10,6 +10,7 @@ from metanotes.nets.convolutional import conv4, conv_decoder, conv_encoder
 from metanotes.nets.cosine import CosineHead
 from metanotes.nets.features import feature_count
 from metanotes.nets.fully_connected import dense4, mlp
+from metanotes.nets.masked_word_model import MaskedWordModel
 from metanotes.nets.positions import sinusoids
 from metanotes.nets.recurrent import lstm
 from metanotes.nets.residual import ResidualBlock, resnet
@@ -23,6 +24,7 @@ from metanotes.nets.vision_transformer import vit
 __all__ = [
     "Attention",
     "CosineHead",
+    "MaskedWordModel",
     "Mean",
     "ResidualBlock",
     "SplitAttention",
