@@ -111,10 +111,7 @@ class Translator(nn.Module):
     def memory(self, source: Tensor) -> Tensor:
         """What the encoder makes of each token: `[N, S]` to `[N, S, width]`."""
         self._check("source", source)
-        try:
-            memory: Tensor = self.encoder(source)
-        except IndexError as error:
-            raise _foreign("source", source, self.encoder.embedding) from error
+        memory: Tensor = self.encoder(source)
         return memory
 
     def hidden(self, target: Tensor, memory: Tensor, source_mask: Tensor) -> Tensor:
@@ -129,7 +126,11 @@ class Translator(nn.Module):
         try:
             x = self.embedding(target)
         except IndexError as error:
-            raise _foreign("target", target, self.embedding) from error
+            raise ValueError(
+                f"target has tokens from {int(target.min())} to {int(target.max())}, but the "
+                f"translator knows 0 to {self.embedding.num_embeddings - 1}: they are of another "
+                "vocabulary"
+            ) from error
         hidden: Tensor = self.decoder(x, target != 0, source=memory, source_mask=source_mask)
         return hidden
 
@@ -166,10 +167,3 @@ class Translator(nn.Module):
 
     def extra_repr(self) -> str:
         return f"vocabularies={self.vocabularies}"
-
-
-def _foreign(name: str, tokens: Tensor, embedding: nn.Module) -> ValueError:
-    return ValueError(
-        f"{name} has tokens from {int(tokens.min())} to {int(tokens.max())}, but the translator "
-        f"knows 0 to {embedding.num_embeddings - 1}: they are of another vocabulary"
-    )
