@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.agreement import in_words
+from metanotes._ground.nested import tensors_in
+from metanotes._ground.precision import in_full
 from metanotes._ground.progress import progress_bar
 from metanotes._ground.ranks import Ranks
 from metanotes.evaluation.score import (
@@ -73,7 +75,7 @@ def on_examples(
                     outputs = outputs_of(part)
                     if not values:
                         if not transductive:
-                            _refuse_mixing(outputs_of, part, outputs)
+                            _refuse_mixing(outputs_of, part)
                         if how is None:
                             how = usual_metric(cross_entropy, outputs.shape[1:], targets[None])
                     assert how is not None
@@ -85,9 +87,9 @@ def on_examples(
     return score_of(ranks, judge, transductive, of="examples")
 
 
-def _refuse_mixing(outputs_of: Callable[[Any], Tensor], x: Any, outputs: Tensor) -> None:
-    few = outputs_of(map_tensors(lambda t: t[:2], x)).double()
-    together = outputs[:2].double()
+def _refuse_mixing(outputs_of: Callable[[Any], Tensor], x: Any) -> None:
+    with in_full(tensors_in(x)[0].device):
+        few, together = outputs_of(select(x, slice(2))).double(), outputs_of(x)[:2].double()
     if float((few - together).abs().max()) > 1e-3 * max(float(together.abs().max()), 1e-6):
         raise ValueError(
             "the model's output for an example depends on the others in its batch (batch "

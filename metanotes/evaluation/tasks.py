@@ -12,6 +12,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from metanotes._ground.agreement import in_words
+from metanotes._ground.precision import in_full
 from metanotes._ground.progress import progress_bar
 from metanotes._ground.ranks import Ranks
 from metanotes.engine import Itself, Plan, plan_for, slow_rules_refused
@@ -78,7 +79,8 @@ def on_tasks(
                 check_tasks(drawn)
                 plan = plan_for(learner, drawn if metric is None else _with_any_labels(drawn))
                 if together is None:
-                    together = _together(learner, drawn, steps, plan)
+                    with in_full(ranks.device):
+                        together = _together(learner, drawn, steps, plan)
                 if block == 0 and ranks.size > 1:
                     first = in_words(drawn)
                 if block % ranks.size == ranks.rank:

@@ -48,7 +48,7 @@ def test_its_keys_are_those_that_are_written_down(name: str) -> None:
     assert TOP <= data.keys() <= TOP | {"machine"}
     for row in data["rows"]:
         assert ROW <= row.keys() <= ROW | ROW_MAY
-        assert row["unit"] in ("accuracy", "mse", "loss")
+        assert row["unit"] in ("accuracy", "mse", "loss", "BLEU", "chrF")
         assert (row["transductive"] is None) == (row["unit"] != "accuracy")
         assert row["ci95"] >= 0
         assert row["tasks"] >= 2
