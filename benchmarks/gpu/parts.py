@@ -226,12 +226,12 @@ def cuda_graph(work: MetaStep) -> Step:
     On a processor, where there is no such graph, the recording as it is.
     """
     learner = peers.maml(work, record=True)
+    if plan_for(learner, work.tasks).how.apart:
+        raise NotImplementedError("convolutions on a processor are not recorded")
     for _ in range(WARM):
         learner(work.tasks).mean().backward()
     kept = learner.workshop.recordings.values()
-    operations = next((e.operations for e in kept if hasattr(e, "operations")), None)
-    if operations is None:
-        raise NotImplementedError("convolutions on a processor are not recorded")
+    operations = next(entry.operations for entry in kept if hasattr(entry, "operations"))
     inputs = [*learner.parameters(), *learner.buffers(), *tensors_of(work.tasks)]
     tasks = len(work.tasks.support.x)
     if not inputs[-1].is_cuda:

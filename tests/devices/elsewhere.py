@@ -16,11 +16,13 @@ from typing import Any, Self
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 ELSEWHERE = torch.device("meta")
 aten = torch.ops.aten
+TENSOR = torch.tensor
 # What may be given tensors of two devices; indices of the processor's are copied there.
 MIXES = frozenset(
     (aten.copy_, aten._to_copy, aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)
@@ -66,6 +68,9 @@ class Elsewhere(Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None) -> Tensor:
+        return made_here_first(TENSOR, data, device=ELSEWHERE, dtype=dtype or self.dtype)
+
     def item(self) -> Any:
         return self.cpu().item()
 
@@ -94,10 +99,12 @@ class Pretended(TorchDispatchMode):
         self.patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        enabled, tensor = torch.is_autocast_enabled, torch.tensor
+        enabled = torch.is_autocast_enabled
         # Casts are of devices that torch knows; and `tensor` makes one without asking us.
         self.patch.setattr(torch, "is_autocast_enabled", lambda *d: d != ("meta",) and enabled(*d))
-        self.patch.setattr(torch, "tensor", partial(made_here_first, tensor))
+        for function in (torch.tensor, torch.as_tensor):
+            replacement = partial(made_here_first, function)
+            self.patch.setattr(torch, function.__name__, replacement)
         super().__enter__()
         return self
 
@@ -132,7 +139,7 @@ def sent_there(module: Any) -> Any:
 
 
 def made_here_first(tensor: Any, data: Any, *, device: Any = None, **settings: Any) -> Tensor:
-    """`torch.tensor`, moved to the device at the end."""
+    """`torch.tensor` or `torch.as_tensor`, moved to the device at the end."""
     made: Tensor = tensor(data, **settings)
     return made if device is None else made.to(device)
 
@@ -172,8 +179,9 @@ def carried_out(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
             and a.alias_info.is_write
             and (a.name in kwargs or n < len(args))
         ]
-        for t in written:
-            assert not isinstance(t, Elsewhere) or t.shape == t.inside.shape, func
+        if torch.Tag.inplace_view in func.tags:  # of another shape now, as what is inside
+            with no_dispatch():
+                func(*args, **kwargs)
         return written[0] if len(written) == 1 and isinstance(result, Tensor) else result
     if is_processor(wanted):
         return result
