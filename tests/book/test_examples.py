@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from metanotes import MAML, Batch, Task, meta_train
+from metanotes.data import episodes, glyphs
 from metanotes.nets import conv4
+from tests.devices.elsewhere import ELSEWHERE, Elsewhere, Pretended
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
@@ -99,6 +101,27 @@ def test_the_table_of_many_machines_is_what_its_formulas_give() -> None:
         numbers = [parameters / 1e6, sent / 1e6, 1e3 * compute, 1e3 * at_10, 1e3 * at_100]
         row = " | ".join(f"{number:.3g}" for number in numbers)
         assert f"| {network} | {row} |" in text
+
+
+def test_the_moments_of_named_parameters_lie_elsewhere_between_two_steps() -> None:
+    offload = run("book/many_machines.md")["offload"]
+    ends = []
+    with Pretended():
+        for away in (False, True):
+            learner = MAML(conv4(5, channels=4), inner_lr=0.1)
+            adam = torch.optim.Adam(learner.parameters(), lr=0.01)
+            weights = [p for name, p in learner.named_parameters() if name.endswith("weight")]
+            if away:
+                offload(adam, weights, ELSEWHERE)
+            sample = episodes(glyphs("background"), ways=5, shots=1, queries=2, seed=0)
+            meta_train(learner, sample, 3, 2, optimizer=adam, progress=False)
+            ends.append(torch.nn.utils.parameters_to_vector(learner.parameters()))
+            for p in learner.parameters():
+                named = any(p is w for w in weights)
+                for moment in (adam.state[p]["exp_avg"], adam.state[p]["exp_avg_sq"]):
+                    assert isinstance(moment, Elsewhere) == (away and named)
+                assert not isinstance(adam.state[p]["step"], Elsewhere)
+    assert torch.equal(*ends)
 
 
 def test_a_kept_model_answers_as_the_learner_does(questions: dict[str, Any]) -> None:
