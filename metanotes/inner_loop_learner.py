@@ -91,7 +91,7 @@ class InnerLoopLearner(Learner):
             every example, however many steps follow.
         batch: examples of a fresh minibatch for each inner step, in a random order drawn from
             torch's global generator; default: the whole support set in every step.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: the model has running statistics, or buffers that its forward writes to: they

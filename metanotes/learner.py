@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy as cross_entropy
 from torch.nn.functional import mse_loss as mse
 
+from metanotes._ground.checks import count
 from metanotes.engine import Computing, Options, Workshop, meta_step
 from metanotes.task import Batch, Inputs, Task, check_tasks, tensors_of
 from metanotes.theta import one_number_each, over_tasks
@@ -38,7 +39,7 @@ class Learner(nn.Module):
 
     Args:
         loss: from outputs `[N, ...]` and targets `[N]` or `[N, ...]` of one task to a scalar.
-        keep_graph, checkpoint, record, compile: how it is worked out, see `Options`.
+        keep_graph, checkpoint, record, compile, group: how it is worked out, see `Options`.
 
     >>> import torch
     >>> class Average(Learner):
@@ -62,6 +63,13 @@ class Learner(nn.Module):
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(strange))}")
         self.loss = loss
         self.options = Options(**computing)
+        if self.options.group is not None:
+            count("group", self.options.group)
+            if self.options.keep_graph:
+                raise ValueError(
+                    f"keep_graph=True keeps one graph of all tasks, and group={self.options.group} "
+                    "one of so many at a time: only one of them is possible"
+                )
         self.workshop = Workshop()
 
     def adapt(self, support: Batch, steps: int | None = None) -> Any:

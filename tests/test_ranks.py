@@ -23,6 +23,7 @@ from metanotes import (
     evaluate,
     meta_train,
 )
+from metanotes._ground.agreement import check_places, own_places
 from metanotes._ground.ranks import Ranks, present_ranks
 from metanotes.data import episodes, quadratics, sinusoid
 from metanotes.methods.architecture import Controller
@@ -455,6 +456,50 @@ def test_what_several_ranks_would_get_wrong_is_refused_on_all_of_them(both, work
     for told, _ in both(work):
         assert told.startswith("ValueError")
         assert re.search(message, told), told
+
+
+# ------------------------------------------------------------------------------------- devices
+
+CPU, FIRST, SECOND = "cpu", "cuda:0", "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([("a", FIRST), ("a", FIRST)], "ranks 0 and 1 both work on cuda:0 of a"),
+        ([("a", FIRST), ("a", SECOND), ("b", SECOND), ("b", SECOND)], "ranks 2 and 3 .* of b"),
+        ([("a", FIRST), ("a", CPU)], "all on GPUs, not rank 0 on cuda:0, rank 1 on cpu"),
+    ],
+)
+def test_two_ranks_on_one_gpu_are_named(places, message):
+    with pytest.raises(ValueError, match=message):
+        check_places(places)
+
+
+def test_each_rank_may_have_a_gpu_or_share_the_processor():
+    check_places([("a", FIRST), ("a", SECOND), ("b", FIRST)])
+    check_places([("a", CPU), ("a", CPU)])
+
+
+def test_a_gpu_that_is_not_the_ranks_is_refused(monkeypatch):
+    """As on a machine with two GPUs, where both ranks put the learner on the first."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
+    with pytest.raises(ValueError, match=r"on cuda:0, and this rank's GPU is cuda:1: torch\.cuda"):
+        own_places(Ranks(1, 2, torch.device("cuda:0")), nn.Linear(1, 1))
+
+
+def where_the_group_cannot_go():
+    try:
+        own_places(Ranks(rank(), 2, torch.device("meta")), nn.Linear(1, 1))
+    except ValueError as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def test_a_device_that_the_group_does_not_carry_is_refused(both):
+    for told in both(where_the_group_cannot_go):
+        assert re.search("Linear is on meta, and the process group .* carries cpu", told), told
 
 
 def exploding(path):

@@ -444,7 +444,9 @@ def test_torch_compile_gives_the_same_gradient():
     torch.testing.assert_close(gradient_of(compiled, learner, tasks), expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore")  # CUDA's libraries have their own
 def test_training_and_evaluation_on_cuda():
     on_cpu, on_cuda = sine_learner(), sine_learner()
     for learner, device in ((on_cpu, "cpu"), (on_cuda, "cuda")):

@@ -177,40 +177,46 @@ def overflow(visit: Visit) -> list[str]:
 
 
 _CONTRAST = """() => {
-  const canvas = document.createElement('canvas').getContext('2d');
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const colours = new Map(), grounds = new Map();
   const rgb = colour => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = colour;
-    canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
+    if (!colours.has(colour)) {
+      canvas.clearRect(0, 0, 1, 1);
+      canvas.fillStyle = colour;
+      canvas.fillRect(0, 0, 1, 1);
+      colours.set(colour, [...canvas.getImageData(0, 0, 1, 1).data]);
+    }
+    return colours.get(colour);
   };
   const light = c => {
     const [r, g, b] = c.slice(0, 3).map(v => v / 255)
       .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
+  const over = (c, below) => below.map((v, i) => v + (c[i] - v) * c[3] / 255);
+  // What an element stands on: tints, such as those of exercises, over what lies below them.
   const ground = e => {
-    for (; e; e = e.parentElement) {
+    if (!e) return [255, 255, 255];
+    if (!grounds.has(e)) {
       const c = rgb(getComputedStyle(e).backgroundColor);
-      if (c[3] > 250) return c;
+      grounds.set(e, c[3] === 255 ? c.slice(0, 3) : over(c, ground(e.parentElement)));
     }
-    return [255, 255, 255, 255];
+    return grounds.get(e);
   };
-  const kinds = 'article p, article li, article td, article th, article h1, article h2, '
-    + 'article dt, article dd, article pre, article label, article output, article button, '
-    + 'article select, article .panel, article .admonition-title, nav a';
   const worst = {};
-  for (const e of document.querySelectorAll(kinds)) {
+  for (const e of document.querySelectorAll('article *, nav a')) {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !e.getClientRects().length) continue;
-    const a = light(rgb(getComputedStyle(e).color)), b = light(ground(e));
+    if (!own || !e.checkVisibility({ visibilityProperty: true, opacityProperty: true })) continue;
+    if (e.closest('svg, mjx-container, script, style, [aria-hidden="true"], .headerlink')) continue;
+    const below = ground(e), colour = over(rgb(getComputedStyle(e).color), below);
+    const a = light(colour), b = light(below);
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const key = e.tagName + (e.className ? '.' + e.className : '');
     const text = e.textContent.trim().slice(0, 40);
     if (!(key in worst) || ratio < worst[key][0]) worst[key] = [ratio, text];
   }
   return Object.entries(worst).filter(([, [ratio]]) => ratio < 4.5)
-    .map(([key, [ratio, text]]) => `contrast ${ratio.toFixed(1)} of ${key}: ${text}`);
+    .map(([key, [ratio, text]]) => `contrast ${ratio.toFixed(2)} of ${key}: ${text}`);
 }"""
 
 

@@ -1,7 +1,8 @@
 """What the book adds to Sphinx.
 
-- `{{ results }}` and `{{ repo }}` in a page of book/ become the recorded results and the
-  repository's address from _config.yml, the lines `{{ api ... }}` the package's documentation.
+- `{{ results }}`, `{{ repo }}` and `{{ colab }}` in a page of book/ become the recorded results,
+  the repository's address from _config.yml and what it is on Colab, the lines `{{ api ... }}` the
+  package's documentation.
 - A "run locally" entry beside the launch buttons of a chapter.
 - MathJax from a CDN, said loudly, where tools/vendor.py could not fetch it.
 """
@@ -42,7 +43,9 @@ def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace("{{ results }}", text)
     source[0] = api_pages.filled_in(source[0])
     repository = app.config.html_theme_options.get("repository_url", "")
+    colab = repository.replace("//github.com", "//colab.research.google.com/github")
     source[0] = source[0].replace("{{ repo }}", repository)
+    source[0] = source[0].replace("{{ colab }}", f"{colab}/blob/main")
 
 
 def exported_name(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
@@ -126,6 +129,13 @@ def run_locally(
             )
 
 
+def style_of_the_front_page(
+    app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    if pagename == app.config.root_doc:
+        app.add_css_file("home.css")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", use_cdn_where_not_vendored)
     app.connect("source-read", fill_in, priority=100)
@@ -134,4 +144,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-bases", bases_without_variables)
     app.connect("missing-reference", exported_name)
     app.connect("html-page-context", run_locally, priority=900)
+    app.connect("html-page-context", style_of_the_front_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

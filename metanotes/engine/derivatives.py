@@ -98,8 +98,9 @@ def _unset(like: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """`[N, C, H, W]`, channels last, to `[N H W, C]`, a view."""
-    return x.permute(0, 2, 3, 1).flatten(0, 2)
+    """`[N, C, H, W]`, channels last, to `[N H W, C]`: a view, or in float32 what has fewer bits."""
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+    return rows.float() if x.dtype in (torch.bfloat16, torch.float16) else rows
 
 
 class Normalization(Function):

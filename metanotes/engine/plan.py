@@ -18,6 +18,7 @@ from torch.nn import Embedding
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from metanotes._ground.precision import all_digits
 from metanotes._ground.randomness import cuda_devices
 from metanotes.engine.protocol import Learned
 from metanotes.engine.stacked import Stacked
@@ -36,6 +37,7 @@ from metanotes.theta import ONE_BY_ONE, How
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
 GROUP = 500_000_000  # and of the tasks that are worked on at once, about
+ALL = 1 << 62  # tasks at once: however many there are
 KEPT = 256  # plans of a learner; of more shapes than that, the first are forgotten
 
 
@@ -107,7 +109,7 @@ def plan_for(learner: Learned, tasks: Task) -> Plan:
     plan: Plan | None = plans.get(key)
     if plan is None:
         if len(plans) >= KEPT:
-            plans.pop(next(iter(plans)), None)
+            learner.workshop.mixing.pop(Itself(plans.pop(next(iter(plans)), None)), None)
         plan = plans[key] = make_plan(learner, tasks)
     return plan
 
@@ -165,7 +167,11 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
     two = two_of(tasks)
     one = map_tensors(lambda t: t.detach()[:1], two)
     device = tensors_of(tasks)[0].device
-    with torch.random.fork_rng(devices=cuda_devices(device)), left_as_it_was(learner):
+    with (
+        torch.random.fork_rng(devices=cuda_devices(device)),
+        left_as_it_was(learner),
+        all_digits(device),
+    ):
         with (
             torch.no_grad(),
             working(ONE_BY_ONE),
@@ -187,7 +193,7 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             ONE_BY_ONE,
             output,
             flops,
-            _group(learner, flops) if on_cpu and flops > LARGE else 1 << 62,
+            _group(learner, flops) if on_cpu and flops > LARGE else learner.options.group or ALL,
             plain.plain_attention,
             differentiable=plain.normalizes and learner.options.keep_graph,
             once=right_only_once(graph) and not learner.options.keep_graph,
@@ -205,7 +211,8 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
 
 def _group(learner: Learned, flops: int) -> int:
     """Tasks that are worked on at once, where arithmetic is what they cost."""
-    return max(1, (GROUP // 2 if learner.options.checkpoint else GROUP) // flops)
+    fast = max(1, (GROUP // 2 if learner.options.checkpoint else GROUP) // flops)
+    return min(fast, learner.options.group or fast)
 
 
 def _candidates(convolves: bool, group: int, whole: bool) -> Sequence[How]:

@@ -25,17 +25,22 @@ class Options(NamedTuple):
             pays for small networks and on a GPU. `meta_train` asks for it by itself.
         compile: record, and compile what is recorded by torch's compiler: seconds to minutes once,
             for every shape of the tasks. Convolutions on a CPU are left as they are.
+        group: tasks that are worked on at once, at most, at least 1. The gradient is added up over
+            the groups, whose graphs are never alive together, so that a large phi, or many tasks,
+            fit into memory. Default: on a CPU as many as are fast, on a GPU all. What is done in
+            groups is not recorded.
 
     >>> from metanotes import MAML
     >>> from metanotes.nets import mlp
     >>> MAML(mlp(1, 8, 1), inner_lr=0.1, record=True).options
-    Options(keep_graph=False, checkpoint=False, record=True, compile=False)
+    Options(keep_graph=False, checkpoint=False, record=True, compile=False, group=None)
     """
 
     keep_graph: bool = False
     checkpoint: bool = False
     record: bool = False
     compile: bool = False
+    group: int | None = None
 
 
 class Computing(TypedDict, total=False):
@@ -49,10 +54,12 @@ class Computing(TypedDict, total=False):
     checkpoint: bool
     record: bool
     compile: bool
+    group: int | None
 
 
 class Workshop:
-    """What the engine keeps of its work on a learner: plans and recordings.
+    """What is kept of the work on a learner: plans, recordings, and for which plans its model
+    mixes the examples of a batch.
 
     It belongs to one learner: a copy of that learner, or one that was saved, has an empty one.
 
@@ -66,6 +73,7 @@ class Workshop:
     def __init__(self) -> None:
         self.plans: dict[Hashable, Any] = {}
         self.recordings: dict[Hashable, Any] = {}
+        self.mixing: dict[Hashable, str] = {}  # by plan, how its queries are predicted all the same
         self.asked = 0  # how many loops at present ask for recordings
         self.seen = 0  # how often such a loop had seen tasks before it was interrupted
 

@@ -145,7 +145,9 @@ def _check_same(theta: Theta, before: Sequence[Tensor], t: int) -> None:
     for (name, now), then in zip(theta.items(), before, strict=True):
         if torch.equal(now, then):  # nearly always, and much quicker to see
             continue
-        if not torch.allclose(now, then, rtol=1e-3, atol=1e-6, equal_nan=True):
+        # A GPU may add up in another order the second time: where terms cancel, nothing is left.
+        slack = 0.0 if now.device.type == "cpu" else 1e-4 * float(then.abs().max())
+        if not torch.allclose(now, then, rtol=1e-3, atol=max(1e-6, slack), equal_nan=True):
             raise RuntimeError(
                 f"inner step {t + 1} gave another {name!r} when it was computed again for the "
                 "backward pass: what it depends on (a rate, the data, a setting) has changed "

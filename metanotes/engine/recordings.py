@@ -28,7 +28,7 @@ from metanotes.engine.graph import DIRECT, draws, simplify, turn_products
 from metanotes.engine.groups import Gradient, losses_and_gradient
 from metanotes.engine.plan import Itself, Plan
 from metanotes.engine.protocol import Learned, Options
-from metanotes.task import Task, tensors_of
+from metanotes.task import Task, task_count, tensors_of
 
 SIGHTS = 200  # tasks of one shape are seen so often before they are recorded
 CHECKED = 1000  # plays from one check to the next
@@ -170,8 +170,9 @@ def what_is_asked(learner: Learned, tasks: Task) -> Asked | None:
 
 def recorded(asked: Asked, learner: Learned, tasks: Task, plan: Plan) -> Recording | None:
     """A new recording, if these tasks have been seen often enough, and can be recorded."""
-    # Random numbers that are drawn again cannot be recorded, nor can what is done one by one.
-    if not plan.how.at_once or plan.how.apart or plan.whole:
+    # Random numbers that are drawn again cannot be recorded, nor can what is done one by one; and
+    # what is done in groups is large, so that little would be gained.
+    if not plan.how.at_once or plan.how.apart or plan.whole or task_count(tasks) > plan.group:
         return None
     recordings = learner.workshop.recordings
     entry = recordings.get(asked.key)
@@ -316,8 +317,8 @@ def record(learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]) -> 
     random = any(map(draws, graph.graph.nodes))
     if learner.options.compile:
         turn_products(graph)
-        if devices:  # in one CUDA graph
-            return Recording(plan, torch.compile(graph, mode="reduce-overhead"), random)
+        if devices:
+            return Recording(plan, _in_a_cuda_graph(graph), random)
         return Recording(plan, _inductor(graph, inputs), random)
     for node in graph.graph.nodes:
         node.target = DIRECT.get(node.target, node.target)
@@ -329,6 +330,23 @@ def record(learner: Learned, tasks: Task, plan: Plan, own: Sequence[Tensor]) -> 
         return [losses.clone(), *gradient]
 
     return Recording(plan, operations, random)
+
+
+def _in_a_cuda_graph(graph: GraphModule) -> Callable[..., list[Any]]:
+    """Compiled for a GPU, and started as one CUDA graph.
+
+    Its results lie where the next start writes its own: what is given away is a copy of them.
+    """
+    options = {
+        "triton.cudagraphs": True,
+        "fallback_random": True,  # the same random numbers as without compilation
+    }
+    compiled: Callable[..., list[Any]] = torch.compile(graph, options=options)
+
+    def operations(*tensors: Tensor) -> list[Any]:
+        return [None if t is None else t.clone() for t in compiled(*tensors)]
+
+    return operations
 
 
 def _inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Any]]:

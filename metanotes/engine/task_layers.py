@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 from torch.autograd import Function
@@ -104,6 +105,8 @@ def _convolution(
 ) -> Tensor | None:
     if isinstance(padding, str) or not _images(input):
         return None
+    input, weight = as_cast(input), as_cast(weight)
+    bias = None if bias is None else as_cast(bias)
     if not is_batchedtensor(weight):
         # The tasks have the same weights, and vmap's own convolution, of all images at once, serves
         # them all; its results have their channels last, as its weights have.
@@ -168,6 +171,22 @@ def _max_pooling(
 def _images(x: Tensor) -> bool:
     """Whether they are images, and several. With one, torch misreads how the channels lie."""
     return x.ndim == 4 and len(x) > 1
+
+
+def as_cast(x: Tensor) -> Tensor:
+    """What a convolution is given where torch's automatic casts are in force.
+
+    They are in force at the calls of torch's functions, which the layers here are none of.
+
+    >>> import torch
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     as_cast(torch.ones(2)).dtype
+    torch.bfloat16
+    """
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
 
 
 def _pair(of: Any) -> Pair:

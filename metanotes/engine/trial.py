@@ -16,11 +16,12 @@ from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from metanotes._ground.precision import in_full
 from metanotes.engine.nodes import nodes_of
 from metanotes.engine.normalizations import FORMULAS
 from metanotes.engine.protocol import Learned
 from metanotes.engine.working import working
-from metanotes.task import Task, map_tensors
+from metanotes.task import Task, map_tensors, tensors_of
 from metanotes.theta import ONE_BY_ONE
 
 
@@ -106,13 +107,14 @@ class Trial:
     DRAWS = 3
 
     def __init__(self, learner: Learned, tasks: Task) -> None:
-        self.learner = learner
+        self.learner, self.device = learner, tensors_of(tasks)[0].device
         try:
             noisy = uneven(tasks, 0)
             self.draws = [(noisy, plainly(learner, noisy))]
             self.tasks: Task | None = tasks
         except IndexError:  # real numbers that the model takes for indices
             self.draws, self.tasks = [(tasks, plainly(learner, tasks))], None
+        self.in_full = in_full_too(learner, tasks, self.device)
 
     @property
     def plain(self) -> Plain:
@@ -120,7 +122,18 @@ class Trial:
         return self.draws[0][1]
 
     def agrees(self, at_work: Callable[[], AbstractContextManager[None]], at_once: bool) -> bool:
-        """Whether the numbers at work in some way are right."""
+        """Whether the numbers at work in some way are right.
+
+        Under automatic casts rounding alone moves a second derivative by more than a fault might:
+        the numbers are compared without them, and under them the losses.
+        """
+        if self.in_full is not None:
+            with in_full(self.device):
+                if not self.in_full.agrees(at_work, at_once):
+                    return False
+            two, plain = self.draws[0]
+            numbers = numbers_of(self.learner, two, at_work(), at_once)
+            return numbers is not None and alike(numbers[:1], plain.numbers[:1])
         for seed in range(self.DRAWS if self.tasks else 1):
             if seed == len(self.draws) and self.tasks:
                 noisy = uneven(self.tasks, seed)
@@ -132,6 +145,17 @@ class Trial:
             if alike(numbers, plain.numbers):
                 return True
         return False
+
+
+def in_full_too(learner: Learned, tasks: Task, device: torch.device) -> Trial | None:
+    """Where automatic casts are in force, the same trial without them, if the model can do so."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    try:
+        with in_full(device):
+            return Trial(learner, tasks)
+    except (RuntimeError, ValueError, TypeError):  # numbers of two types, which need the casts
+        return None
 
 
 def numbers_of(

@@ -10,15 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from metanotes import MAML, meta_train
+from metanotes import MAML, Batch, Task, meta_train
+from metanotes.data import episodes, glyphs
 from metanotes.nets import conv4
+from tests.devices.elsewhere import ELSEWHERE, Elsewhere, Pretended
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 CHAPTER = re.compile(r"^%|\bplt\.|metanotes\.notebook|# tag:", re.M)  # of use in a notebook only
 
 # Long runs, made short.
-SHORTER = {r"iterations=\d+": "iterations=2", r"tasks=\d{2,}": "tasks=4"}
+SHORTER = {
+    r"iterations=\d+": "iterations=2",
+    r"tasks=\d{2,}": "tasks=4",
+    r'weights="DEFAULT"': "weights=None",  # no download
+}
 
 
 class SummaryWriter:
@@ -80,6 +86,27 @@ def test_the_table_of_many_machines_is_what_its_formulas_give() -> None:
         assert f"| {network} | {row} |" in text
 
 
+def test_the_moments_of_named_parameters_lie_elsewhere_between_two_steps() -> None:
+    offload = run("book/many_machines.md")["offload"]
+    ends = []
+    with Pretended():
+        for away in (False, True):
+            learner = MAML(conv4(5, channels=4), inner_lr=0.1)
+            adam = torch.optim.Adam(learner.parameters(), lr=0.01)
+            weights = [p for name, p in learner.named_parameters() if name.endswith("weight")]
+            if away:
+                offload(adam, weights, ELSEWHERE)
+            sample = episodes(glyphs("background"), ways=5, shots=1, queries=2, seed=0)
+            meta_train(learner, sample, 3, 2, optimizer=adam, progress=False)
+            ends.append(torch.nn.utils.parameters_to_vector(learner.parameters()))
+            for p in learner.parameters():
+                named = any(p is w for w in weights)
+                for moment in (adam.state[p]["exp_avg"], adam.state[p]["exp_avg_sq"]):
+                    assert isinstance(moment, Elsewhere) == (away and named)
+                assert not isinstance(adam.state[p]["step"], Elsewhere)
+    assert torch.equal(*ends)
+
+
 def test_a_kept_model_answers_as_the_learner_does(questions: dict[str, Any]) -> None:
     learner, adapted = questions["learner"], questions["adapted"]
     outputs = learner.predict(adapted, questions["mine"])[0]
@@ -93,6 +120,14 @@ def test_what_is_said_of_running_statistics(questions: dict[str, Any]) -> None:
     statistics = [b.clone() for b in learner.buffers()]
     meta_train(learner, questions["train"], iterations=1, tasks=2, progress=False)
     assert all(map(torch.equal, statistics, learner.buffers()))
+
+
+def test_a_resnet_adapts_its_new_head(questions: dict[str, Any]) -> None:
+    learner = questions["on_photographs"]
+    x, y = torch.rand(2, 5, 3, 32, 32), torch.arange(5).expand(2, 5)
+    learner(Task(Batch(x, y), Batch(x, y))).mean().backward()
+    assert list(learner.adapt(Batch(x, y))) == ["fc.weight", "fc.bias"]
+    assert all(p.grad is not None for p in learner.parameters())
 
 
 def test_what_is_said_of_modules_used_twice(questions: dict[str, Any]) -> None:

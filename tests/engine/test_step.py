@@ -463,6 +463,7 @@ def test_gradients_accumulate_and_losses_stay_what_they_were():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore")  # CUDA's libraries and the compiler have their own
 @pytest.mark.parametrize("compile", [False, True])
 def test_on_a_gpu_too(compile):
     model, tasks = shaken(conv4(5, channels=8)), image_tasks()

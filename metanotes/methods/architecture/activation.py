@@ -132,7 +132,7 @@ class LearnedActivation(InnerLoopLearner):
         clip: bound on the norm of an inner gradient, above 0.
         loss: of one task, inside and outside.
         first_order: hold the inner gradients constant.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: a model without a linear or convolutional layer; or see `InnerLoopLearner`.

@@ -32,7 +32,7 @@ class HyperRepresentation(InnerLoopLearner):
         loss: of one task, inside and outside; `metanotes.mse` for regression.
         first_order: hold the inner gradients constant.
         batch: see `InnerLoopLearner`.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: the model is no such `nn.Sequential`, or its head has no parameters; or see

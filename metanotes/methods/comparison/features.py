@@ -83,7 +83,7 @@ class Comparing(Learner):
         body: any module from `[N, ...]` to features `[N, ...]`.
         ways: classes of a task, at least 2.
         loss: of one task.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: fewer than 2 ways.

@@ -74,7 +74,7 @@ class LogisticNetwork(Comparing):
         steps: of (2) to (4); `adapt` and `evaluate` may take other numbers. The smaller the
             penalty, the more it takes.
         loss: of the queries.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: fewer than 2 ways, a penalty that is not above 0; in use, labels outside the

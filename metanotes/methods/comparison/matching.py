@@ -63,7 +63,7 @@ class MatchingNetwork(Comparing):
         learn_temperature: whether log tau is a part of phi, which starts there.
         full_context: makes f and g of the body's features; default: they are the features.
         loss: of one task.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: an unknown similarity, a temperature that is not above 0, fewer than 2 ways; in

@@ -29,7 +29,7 @@ class PrototypicalNetwork(Comparing):
         body: any module from `[N, ...]` to features `[N, ...]`, such as `conv4(ways=None)`.
         ways: classes of a task, at least 2.
         loss: of one task.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: fewer than 2 ways; in use, labels outside them or a class without an example.

@@ -45,7 +45,7 @@ class RelationNetwork(Comparing):
             scores of all pairs `[M, K]`; see `map_relation` and `feature_relation`.
         ways: classes of a task, at least 2.
         loss: of one task, from scores and labels; `metanotes.cross_entropy` is another.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: fewer than 2 ways; in use, labels outside them or a class without an example.

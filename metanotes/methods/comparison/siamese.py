@@ -60,7 +60,7 @@ class SiameseNetwork(Comparing):
         body: any module from `[N, ...]` to features `[N, ...]`.
         ways: classes of a task, at least 2.
         features: F, how many the body gives; default: read off its last layer.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: a body that does not tell its features, fewer than 2 ways; in use, labels

@@ -35,7 +35,7 @@ class OML(StreamLearner):
         inner_lr: the step size alpha along the stream, above 0.
         replay, batch: see `StreamLearner`.
         loss, first_order: see `InnerLoopLearner`.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: the model is no such `nn.Sequential`, or its head has no parameters; or see

@@ -37,7 +37,7 @@ class StreamLearner(InnerLoopLearner):
             draws from its own.
         loss, first_order, adapts: see `InnerLoopLearner`.
         batch: new examples of a step, default 1; the stream is a multiple of them.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: as of `InnerLoopLearner`; in use, a stream that is no multiple of `batch`.

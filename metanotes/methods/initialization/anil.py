@@ -31,7 +31,7 @@ class ANIL(MAML):
         loss: of one task, inside and outside; `metanotes.mse` for regression.
         first_order: hold the inner gradients constant.
         batch: see `InnerLoopLearner`.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: the model is no such `nn.Sequential`, its head has nothing to adapt; or see

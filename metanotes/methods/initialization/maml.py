@@ -27,7 +27,7 @@ class MAML(InnerLoopLearner):
         loss: of one task, inside and outside; `metanotes.mse` for regression.
         first_order: FOMAML, without second derivatives.
         adapts, batch: see `InnerLoopLearner`.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: see `InnerLoopLearner`.

@@ -59,7 +59,7 @@ class MetaSGD(InnerLoopLearner):
         loss: of one task, inside and outside; `metanotes.mse` for regression.
         first_order: hold the inner gradients constant; the step sizes are learned all the same.
         adapts, batch: see `InnerLoopLearner`; there are step sizes of what adapts.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: see `InnerLoopLearner`.

@@ -32,7 +32,7 @@ class Pretrained(InnerLoopLearner):
         steps: steps of fine-tuning.
         loss: of one task.
         adapts, batch: of fine-tuning, see `InnerLoopLearner`.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     >>> from metanotes import Pretrained, mse
     >>> from metanotes.data import sinusoid

@@ -44,7 +44,7 @@ class Reptile(InnerLoopLearner):
         adapts: which part adapts, see `InnerLoopLearner`; the rest is not learned either, and has
             to be frozen.
         batch: examples of a minibatch, at least 1; default: all of a task, in every step.
-        record, compile: see `metanotes.engine.Options`.
+        record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: steps or batch below 1, more examples of a minibatch than a task has, something

@@ -158,7 +158,7 @@ class MetaLearnerLSTM(InnerLoopLearner):
         adapts, batch: see `InnerLoopLearner`.
         hidden: units of the first LSTM.
         seed: of the rule's initial weights.
-        keep_graph, checkpoint, record, compile: see `metanotes.engine.Options`.
+        keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
         ValueError: see `InnerLoopLearner` and `GatedRule`.
