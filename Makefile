@@ -8,6 +8,7 @@ PORT   ?= 8000
 JOBS   ?= 2
 SECONDS ?= 600
 FIRST  ?= 0
+COURSE ?= course
 
 # In development the real data lie beside the project.
 ifndef METANOTES_DATA
@@ -26,9 +27,11 @@ STARTED := $(shell date +%s)
 PAGES  := _config.yml _toc.yml $(shell find book metanotes runs results notebooks -type f \
 	-not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path 'book/_generated/*' \
 	-not -path 'book/_static/vendor/*' 2>/dev/null)
+# Where the site will stand, such as https://example.org/book; empty for a folder on a disk.
+export SITE_ADDRESS ?=
 
-.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks bench gpu record fuzz \
-	lab format lock \
+.PHONY: help env book serve test lint unit notebook-tests site-tests notebooks chapters-anywhere \
+	bench gpu record fuzz lab format lock student course course-tests \
 	browser clean clean-vendor
 
 help:
@@ -50,11 +53,14 @@ book: $(SITE)  ## the website in _build/html
 	@echo
 	@echo "The book is in $(CURDIR)/_build/html"
 	@echo "Open _build/html/index.html in a browser, or: make serve"
-# Warnings show only on a first build, so every build is one.
+# Another address needs another build; warnings show only on a first build, so every build is one.
+ifneq ($(SITE_ADDRESS),$(shell cat $(SITE) 2>/dev/null))
+.PHONY: $(SITE)
+endif
 $(SITE): $(ENV) $(VENDOR) $(PAGES)
 	rm -rf _build
 	$(BIN)/jupyter-book build . -n -W --keep-going
-	@touch $@
+	@echo $(SITE_ADDRESS) > $@
 
 serve: book  ## shows the website at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
@@ -68,7 +74,7 @@ lint: $(ENV)
 	$(BIN)/mypy
 
 unit: $(ENV)
-	$(BIN)/pytest -n $(JOBS) --dist loadscope -m "not site"
+	$(BIN)/pytest -n $(JOBS) --dist loadscope -m "not site and not course"
 
 notebook-tests: $(ENV)
 	PYTHONPATH=tools $(BIN)/pytest -n $(JOBS) --dist loadfile -o addopts= -p chapters \
@@ -83,6 +89,9 @@ browser: $(ENV)
 notebooks: $(ENV)  ## runs the chapters again and stores their outputs; NB=notebooks/x.ipynb for one
 	$(BIN)/ruff format --quiet $(NB)
 	$(BIN)/python tools/chapters.py $(NB)
+
+chapters-anywhere:  ## runs the chapters in another folder, with no more than pip install ".[notebooks]"
+	$(PYTHON) tools/anywhere.py $(NB)
 
 # All cores, whatever the tests leave to each process.
 bench: $(ENV)  ## metanotes beside its peers, some twenty minutes; BENCH="--help" for the options
@@ -105,6 +114,25 @@ fuzz: $(ENV)  ## random cases beside the plain loop: SECONDS=600 or CASES=5000, 
 RUN ?= --help
 record: $(ENV)  ## a long run, into results/: RUN="sine --minutes 30"; without RUN, a list of them
 	env -u OMP_NUM_THREADS $(BIN)/python -m runs $(RUN)
+
+student: $(ENV)  ## the chapters without solutions, with cells to answer in, in course/chapters
+	$(BIN)/python tools/coursework.py chapters $(COURSE)/chapters
+
+# The grader has an environment of its own; notebooks run in that of the book.
+GRADER := .venv-course
+$(GRADER)/.installed: tools/requirements-course.txt tools/coursework.py | $(ENV)
+	$(PYTHON) -m venv $(GRADER)
+	$(GRADER)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(BIN)/python tools/coursework.py kernel $(GRADER)
+	@touch $@
+
+course: $(GRADER)/.installed  ## the six assignments for nbgrader, in course/; students' versions in course/release
+	@$(BIN)/python tools/coursework.py course $(COURSE)
+	@export PATH="$(CURDIR)/$(GRADER)/bin:$$PATH"; cd $(COURSE) && for name in $$(ls source); do \
+		nbgrader generate_assignment $$name --create --force || exit 1; done
+
+course-tests: $(GRADER)/.installed  ## hand-ins, right, wrong and empty, judged by nbgrader itself
+	$(BIN)/pytest -n $(JOBS) --dist loadscope -m course tests/coursework
 
 lab: $(ENV)  ## opens JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=.

@@ -73,6 +73,8 @@ from metanotes.theta import over_tasks
 from metanotes.training import CheckpointError, NonFiniteLossError, meta_train
 from metanotes.update_rules import SGD, Adam, Momentum, RMSprop, UpdateRule
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ANIL",
     "DARTS",

@@ -31,10 +31,12 @@ from runs import (
     few_shot,
     learned_optimizer,
     learned_optimizer_quadratics,
+    masked_words,
     mnist_m,
     omniglot,
     sequences_omniglot,
     sine,
+    translation,
 )
 from runs.carry_out import carry_out, chosen, own_share
 from runs.record import RESULTS
@@ -55,6 +57,8 @@ RUNS = {
         data_policy.RUN,
         distillation.RUN,
         dataset_distillation.RUN,
+        masked_words.RUN,
+        translation.RUN,
     )
 }
 

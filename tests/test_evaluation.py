@@ -263,3 +263,41 @@ def test_queries_that_do_not_mix_are_predicted_together():
         evaluate(learner, lambda n: tasks, 4, transductive=transductive)
         calls.append(Watched.seen)
     assert calls[0] < calls[1] + 6 * 7 * 4  # but for the trial on three queries
+
+
+def test_that_a_model_mixes_is_found_out_once():
+    model = nn.Sequential(Watched(2, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    learner = MAML(nn.Sequential(*model, nn.Linear(4, 1)).double(), 0.1, loss=mse)
+    tasks = vector_tasks(queries=50)
+    scores, calls = [], []
+    for _ in range(3):
+        Watched.seen = 0
+        scores.append(evaluate(learner, lambda n: tasks, 4).values)
+        calls.append(Watched.seen)
+    assert calls[0] > calls[1] == calls[2]
+    torch.testing.assert_close(scores[1], scores[0])
+
+
+class Gated(nn.Module):
+    """Adds the mean of the batch to each example, through a gate that begins closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.gate = nn.Linear(2, 1), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return y + self.gate * y.mean(0)
+
+
+def test_a_model_may_begin_to_mix():
+    learner, tasks = MAML(Gated().double(), 0.1, steps=0, loss=mse), vector_tasks(queries=8)
+    evaluate(learner, lambda n: tasks, 4)  # all queries at once
+    with torch.no_grad():
+        learner.model.gate.fill_(1.0)
+    score = evaluate(learner, lambda n: tasks, 4)
+    with torch.no_grad():
+        for n, value in enumerate(score.values):
+            support, (x, y) = (Batch(t.x[n], t.y[n]) for t in tasks)
+            alone = [learner.model(torch.cat([support.x, q[None]]))[-1:] for q in x]
+            torch.testing.assert_close(value, mse(torch.cat(alone), y))

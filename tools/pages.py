@@ -60,7 +60,7 @@ class Reader:
         self.context.set_default_timeout(15_000)
 
     def open(self, name: str) -> Visit:
-        """Load a page and wait until its mathematics and its widgets are there."""
+        """Load a page and wait until its mathematics is there."""
         visit = Visit(self.context.new_page())
 
         def guard(route: Route) -> None:
@@ -83,24 +83,13 @@ class Reader:
         visit.page.evaluate(
             "() => window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 1) : 1"
         )
-        wanted = visit.page.locator(f"script[type='{VIEW}']").count()
-        if wanted:
-            try:
-                visit.page.wait_for_function(
-                    f"() => document.querySelectorAll('{WIDGET}').length >= {wanted}",
-                    timeout=10_000,
-                )
-                visit.page.wait_for_timeout(200)  # mathematics inside the widgets
-            except Exception:
-                visit.errors.append("the widgets did not appear")
         return visit
 
     def close(self) -> None:
         self.context.close()
 
 
-VIEW = "application/vnd.jupyter.widget-view+json"
-WIDGET = ".cell_output .widget-subarea > .jupyter-widgets"
+FIGURE = ".panels"  # a figure to touch, see book/_ext/panels.py
 
 _TEXT = """() => {
   const skip = new Set(['SCRIPT', 'STYLE', 'PRE', 'CODE', 'TEXTAREA', 'MJX-CONTAINER', 'NOSCRIPT']);
@@ -188,40 +177,46 @@ def overflow(visit: Visit) -> list[str]:
 
 
 _CONTRAST = """() => {
-  const canvas = document.createElement('canvas').getContext('2d');
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const colours = new Map(), grounds = new Map();
   const rgb = colour => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = colour;
-    canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
+    if (!colours.has(colour)) {
+      canvas.clearRect(0, 0, 1, 1);
+      canvas.fillStyle = colour;
+      canvas.fillRect(0, 0, 1, 1);
+      colours.set(colour, [...canvas.getImageData(0, 0, 1, 1).data]);
+    }
+    return colours.get(colour);
   };
   const light = c => {
     const [r, g, b] = c.slice(0, 3).map(v => v / 255)
       .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
+  const over = (c, below) => below.map((v, i) => v + (c[i] - v) * c[3] / 255);
+  // What an element stands on: tints, such as those of exercises, over what lies below them.
   const ground = e => {
-    for (; e; e = e.parentElement) {
+    if (!e) return [255, 255, 255];
+    if (!grounds.has(e)) {
       const c = rgb(getComputedStyle(e).backgroundColor);
-      if (c[3] > 250) return c;
+      grounds.set(e, c[3] === 255 ? c.slice(0, 3) : over(c, ground(e.parentElement)));
     }
-    return [255, 255, 255, 255];
+    return grounds.get(e);
   };
-  const kinds = 'article p, article li, article td, article th, article h1, article h2, '
-    + 'article dt, article dd, article pre, article .widget-label, article .widget-readout, '
-    + 'article .widget-htmlmath-content, article .admonition-title, nav a';
   const worst = {};
-  for (const e of document.querySelectorAll(kinds)) {
+  for (const e of document.querySelectorAll('article *, nav a')) {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !e.getClientRects().length) continue;
-    const a = light(rgb(getComputedStyle(e).color)), b = light(ground(e));
+    if (!own || !e.checkVisibility({ visibilityProperty: true, opacityProperty: true })) continue;
+    if (e.closest('svg, mjx-container, script, style, [aria-hidden="true"], .headerlink')) continue;
+    const below = ground(e), colour = over(rgb(getComputedStyle(e).color), below);
+    const a = light(colour), b = light(below);
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const key = e.tagName + (e.className ? '.' + e.className : '');
     const text = e.textContent.trim().slice(0, 40);
     if (!(key in worst) || ratio < worst[key][0]) worst[key] = [ratio, text];
   }
   return Object.entries(worst).filter(([, [ratio]]) => ratio < 4.5)
-    .map(([key, [ratio, text]]) => `contrast ${ratio.toFixed(1)} of ${key}: ${text}`);
+    .map(([key, [ratio, text]]) => `contrast ${ratio.toFixed(2)} of ${key}: ${text}`);
 }"""
 
 
@@ -255,8 +250,8 @@ def names_of_controls(visit: Visit) -> list[str]:
 
 
 # What a figure shows now: the alternative texts and the words of its visible panel.
-_SHOWN = """box => [...box.querySelectorAll('.widget-html-content, .widget-htmlmath-content')]
-  .filter(e => e.getClientRects().length)
+_SHOWN = """box => [...box.querySelectorAll('.panel')]
+  .filter(e => getComputedStyle(e).visibility === 'visible')
   .map(e => (e.querySelector('img') ? e.querySelector('img').alt : '') + '|' + e.textContent)
   .join('\\n')"""
 
@@ -264,44 +259,39 @@ _SHOWN = """box => [...box.querySelectorAll('.widget-html-content, .widget-htmlm
 def interaction(visit: Visit) -> list[str]:
     """Move every slider by mouse and by keyboard, every menu, every play button."""
     page, found = visit.page, []
-    wanted = page.locator(f"script[type='{VIEW}']").count()
-    boxes = page.locator(f".cell_output:has(script[type='{VIEW}'])")
-    boxes = boxes.filter(has=page.locator(".jupyter-widgets"))
-    if boxes.count() < wanted:
-        found.append(f"{wanted} interactive figures in the page, {boxes.count()} appeared")
-    for number in range(boxes.count()):
-        box = boxes.nth(number)
+    figures = page.locator(FIGURE)
+    for number in range(figures.count()):
+        box = figures.nth(number)
         box.scroll_into_view_if_needed()
 
         def shown(box: Any = box) -> str:
-            page.wait_for_timeout(120)
+            page.wait_for_timeout(60)
             return str(box.evaluate(_SHOWN))
 
         who = f"figure {number + 1}"
-        if not shown().strip():
+        if not shown().strip("|\n "):
             found.append(f"{who} shows nothing")
-        sliders, menus = box.locator(".noUi-handle"), box.locator("select")
+        sliders, menus = box.locator("input[type=range]"), box.locator("select")
         if not sliders.count() + menus.count():
             found.append(f"{who} has no control")
-        for handle in sliders.all():
-            before = shown()
-            rail = handle.locator("xpath=ancestor::*[contains(@class, 'noUi-target')]")
-            start, line = handle.bounding_box(), rail.bounding_box()
-            assert start is not None
+        for slider in sliders.all():
+            before, line = shown(), slider.bounding_box()
             assert line is not None
-            middle = start["y"] + start["height"] / 2
-            at_end = start["x"] > line["x"] + line["width"] / 2
-            page.mouse.move(start["x"] + start["width"] / 2, middle)
+            middle, width = line["y"] + line["height"] / 2, line["width"]
+            share = slider.evaluate("e => (e.value - e.min) / (e.max - e.min)")
+            page.mouse.move(line["x"] + 8 + share * (width - 16), middle)
             page.mouse.down()
-            page.mouse.move(line["x"] + (0 if at_end else line["width"]), middle, steps=8)
+            page.mouse.move(line["x"] + (2 if share > 0.5 else width - 2), middle, steps=8)
             page.mouse.up()
             dragged = shown()
             if dragged == before:
                 found.append(f"{who}: dragging the slider changes nothing")
-            handle.focus()
-            page.keyboard.press("ArrowRight" if at_end else "ArrowLeft")
+            slider.focus()
+            page.keyboard.press("ArrowRight" if share > 0.5 else "ArrowLeft")
             if shown() == dragged:
                 found.append(f"{who}: an arrow key changes nothing")
+            if slider.get_attribute("aria-valuetext") != box.locator("output").inner_text():
+                found.append(f"{who}: a screen reader hears another value")
         for menu in menus.all():
             before = shown()
             menu.focus()
@@ -310,15 +300,19 @@ def interaction(visit: Visit) -> list[str]:
             page.keyboard.press("ArrowUp" if last else "ArrowDown")
             if shown() == before:
                 found.append(f"{who}: the menu changes nothing")
-        for play in box.locator(".widget-play").all():
-            if sliders.count():
-                sliders.first.focus()
-                page.keyboard.press("Home")
+        for play in box.locator(".panels-play").all():
+            sliders.first.focus()
+            page.keyboard.press("Home")
             before = shown()
-            play.locator("button").first.click()
+            play.click()
             page.wait_for_timeout(1800)
             if shown() == before:
                 found.append(f"{who}: the play button changes nothing")
+        broken = box.evaluate(
+            "box => [...box.querySelectorAll('img')].filter(e => !e.complete || !e.naturalWidth)"
+            ".map(e => e.src.slice(-60))"
+        )
+        found += [f"{who}: did not load: {source}" for source in broken]
     return found
 
 

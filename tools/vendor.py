@@ -26,10 +26,6 @@ PACKAGES = {
         "Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
         {"package/es5/tex-chtml-full.js": "mathjax/", f"package/es5/{FONTS}": f"mathjax/{FONTS}"},
     ),
-    "@jupyter-widgets/html-manager@1.0.15": (
-        "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-        {"package/dist/embed.js": "", "package/dist/*.woff2": ""},
-    ),
 }
 
 
@@ -111,7 +107,7 @@ def main() -> int:
             bar = "!" * 78
             print(
                 f"{bar}\nThe site's JavaScript could not be fetched ({error}).\n"
-                "Pages will load mathematics and widgets from a CDN: they need a network to read.\n"
+                "Pages will load MathJax from a CDN: they need a network to read.\n"
                 f"To try again: make clean-vendor book\n{bar}",
                 file=sys.stderr,
             )

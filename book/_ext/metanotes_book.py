@@ -1,9 +1,10 @@
 """What the book adds to Sphinx.
 
-- `{{ results }}` and `{{ repo }}` in a page of book/ become the recorded results and the
-  repository's address from _config.yml, the lines `{{ api ... }}` the package's documentation.
+- `{{ results }}`, `{{ repo }}` and `{{ colab }}` in a page of book/ become the recorded results,
+  the repository's address from _config.yml and what it is on Colab, the lines `{{ api ... }}` the
+  package's documentation.
 - A "run locally" entry beside the launch buttons of a chapter.
-- Scripts from a CDN, said loudly, where tools/vendor.py could not fetch them.
+- MathJax from a CDN, said loudly, where tools/vendor.py could not fetch it.
 """
 
 from __future__ import annotations
@@ -20,22 +21,15 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-CDN = {
-    "mathjax": "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml-full.js",
-    "widgets": "https://cdn.jsdelivr.net/npm/@jupyter-widgets/html-manager@1.0.15/dist/embed.js",
-}
+CDN = "https://cdn.jsdelivr.net/npm/mathjax@3.2.2/es5/tex-chtml-full.js"
 
 
 def use_cdn_where_not_vendored(app: Sphinx, config: Any) -> None:
     vendor = Path(app.srcdir) / "book" / "_static" / "vendor"
-    if not (vendor / "embed.js").exists() or not (vendor / "mathjax").exists():
-        print(
-            "!" * 78
-            + "\nbook/_static/vendor is empty: pages load their scripts from a CDN\n"
-            + "!" * 78
-        )
-        config.mathjax_path = CDN["mathjax"]
-        config.nb_ipywidgets_js = {CDN["widgets"]: {}}
+    if not (vendor / "mathjax").exists():
+        bar = "!" * 78
+        print(f"{bar}\nbook/_static/vendor is empty: pages load MathJax from a CDN\n{bar}")
+        config.mathjax_path = CDN
 
 
 def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -49,7 +43,9 @@ def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace("{{ results }}", text)
     source[0] = api_pages.filled_in(source[0])
     repository = app.config.html_theme_options.get("repository_url", "")
+    colab = repository.replace("//github.com", "//colab.research.google.com/github")
     source[0] = source[0].replace("{{ repo }}", repository)
+    source[0] = source[0].replace("{{ colab }}", f"{colab}/blob/main")
 
 
 def exported_name(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
@@ -133,6 +129,13 @@ def run_locally(
             )
 
 
+def style_of_the_front_page(
+    app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    if pagename == app.config.root_doc:
+        app.add_css_file("home.css")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", use_cdn_where_not_vendored)
     app.connect("source-read", fill_in, priority=100)
@@ -141,4 +144,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-bases", bases_without_variables)
     app.connect("missing-reference", exported_name)
     app.connect("html-page-context", run_locally, priority=900)
+    app.connect("html-page-context", style_of_the_front_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,9 +4,11 @@
     What stands there for a reader without JavaScript, or in another format than HTML.
     ```
 
-puts one in, with its scripts and its style sheet on that page alone. They are classic scripts in
-book/_static/play, in this order: modules are not loaded from a folder on a disk. And `{{ drawing
-... }}` becomes what was measured of the drawing page, see tools/play_accuracy.py.
+puts one in. A chapter has a static figure instead, in a cell with the tag `live-valleys`; a live
+one takes its place in the browser. Either way the scripts and the style sheet come on that page
+alone. They are classic scripts in book/_static/play, in this order: modules are not loaded from a
+folder on a disk. And `{{ drawing ... }}` becomes what was measured of the drawing page, see
+tools/play_accuracy.py.
 """
 
 from __future__ import annotations
@@ -32,8 +34,22 @@ SCRIPTS = {
         "examples.js",
         "draw.js",
     ],
-    "sine": ["packed.js", "phi/sine_maml.js", "phi/sine_joint.js", "mlp.js", "sine.js"],
+    "sine": [
+        "packed.js",
+        "phi/sine_maml.js",
+        "phi/sine_joint.js",
+        "mlp.js",
+        "plane.js",
+        "sine.js",
+    ],
 }
+LIVE = {
+    "valleys": ["plane.js", "valleys.js"],
+    "ravine": ["plane.js", "ravine.js"],
+    "updates": ["packed.js", "mlp.js", "plane.js", "updates.js"],
+    "game": ["plane.js", "game.js"],
+}
+TAG = "tag_live-"  # MyST-NB makes a class of a cell's tag
 
 
 class Playground(SphinxDirective):
@@ -58,16 +74,17 @@ class Playground(SphinxDirective):
 def add_scripts(
     app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """The scripts of a page's playgrounds, on that page."""
-    names = (
-        [n["playground"] for n in doctree.findall(nodes.raw) if "playground" in n]
-        if doctree
-        else []
-    )
-    for name in names:
+    """The scripts of a page's playgrounds and live figures, on that page."""
+    if doctree is None:
+        return
+    scripts = [SCRIPTS[n["playground"]] for n in doctree.findall(nodes.raw) if "playground" in n]
+    for cell in doctree.findall(nodes.container):
+        names = [c.removeprefix(TAG) for c in cell["classes"] if c.startswith(TAG)]
+        scripts += [LIVE[name] for name in names]
+    if scripts:
         app.add_css_file("play/play.css")
-        for script in SCRIPTS[name]:
-            app.add_js_file(f"play/{script}", loading_method="defer")
+    for script in dict.fromkeys(name for group in scripts for name in group):
+        app.add_js_file(f"play/{script}", loading_method="defer")
 
 
 def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:

@@ -47,6 +47,8 @@ def scores(run: Record) -> list[str]:
         return [*table(*run.grid()), ""]
     lines = []
     for transductive, title in ((True, "Transductive"), (False, "Not transductive")):
+        if not any(row["transductive"] is transductive for row in run.rows):
+            continue
         lines += [f"**{title}**, accuracy in %, seed by seed, ± the widest of their intervals:", ""]
         lines += [*table(*run.grid(transductive=transductive)), ""]
     return lines

@@ -110,6 +110,7 @@ class ExamplesByClass(Examples):
         self.names: Sequence[str] | None = getattr(data, "names", None)
         self.table = _examples_by_class(classes, counts)
         self.columns = torch.arange(self.table.shape[1], device="cpu")
+        self.uneven = bool((counts < len(self.columns)).any())
 
     @property
     def classes(self) -> int:
@@ -161,9 +162,11 @@ class ExamplesByClass(Examples):
         elif self.rotations == "tasks":
             turns = torch.randint(4, (tasks, ways), generator=generator, device="cpu")
         keys = draw_uniform(generator, tasks, ways, len(self.columns))
-        # A class with fewer examples than the widest has none in the last columns of the table.
-        missing = self.columns >= self.counts[classes][..., None]  # [T, N, M]
-        columns = keys.masked_fill(missing, -1.0).topk(each).indices  # [T, N, K]
+        if self.uneven:
+            # A class with fewer examples than the widest has none in the table's last columns.
+            missing = self.columns >= self.counts[classes][..., None]  # [T, N, M]
+            keys = keys.masked_fill(missing, -1.0)
+        columns = keys.topk(each).indices  # [T, N, K]
         return self.table[classes[..., None], columns], turns
 
 

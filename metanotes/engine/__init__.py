@@ -4,7 +4,7 @@ It knows tasks, thetas and a small protocol (`Learned`), and no learner by name.
 who owns a training loop, `plan_for` for who judges a learner.
 """
 
-from metanotes.engine.plan import Plan, plan_for
+from metanotes.engine.plan import Itself, Plan, plan_for
 from metanotes.engine.protocol import Computing, Learned, Options, Workshop
 from metanotes.engine.recomputed import recomputed
 from metanotes.engine.recordings import recording
@@ -14,6 +14,7 @@ from metanotes.engine.working import plain_attention_only
 
 __all__ = [
     "Computing",
+    "Itself",
     "Learned",
     "Options",
     "Plan",

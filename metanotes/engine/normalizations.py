@@ -19,32 +19,30 @@ from torch.nn import functional as F
 from metanotes.engine.instead import Instead
 
 
-def _standardized(x: Tensor, axes: Iterable[int], eps: float) -> Tensor | None:
-    """x with mean 0 and variance 1 along some axes; None where torch refuses to."""
+def _normalized(
+    x: Tensor, axes: Iterable[int], eps: float, weight: Tensor | None, bias: Tensor | None
+) -> Tensor | None:
+    """With mean 0 and variance 1 along some axes, then scaled; None where torch refuses to."""
     axes = tuple(axes)
     if all(x.shape[axis] == 1 for axis in axes):
         return None
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     centred = wide - wide.mean(axes, keepdim=True)
-    return centred / (centred.square().mean(axes, keepdim=True) + eps).sqrt()
+    scale = (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    return (
+        centred * scale if bias is None else torch.addcmul(bias.to(wide.dtype), centred, scale)
+    ).to(x.dtype)
 
 
-def _normalized(
+def _by_channels(
     x: Tensor, axes: Iterable[int], eps: float, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor | None:
     """With a weight and a bias for each channel of `[N, C, ...]`."""
     shape = (-1, *[1] * (x.ndim - 2))
-    scale, shift = (None if t is None else t.view(shape) for t in (weight, bias))
-    return _scaled(x, _standardized(x, axes, eps), scale, shift)
-
-
-def _scaled(
-    x: Tensor, y: Tensor | None, scale: Tensor | None, shift: Tensor | None
-) -> Tensor | None:
-    if y is None:
-        return None
-    y = y if scale is None else y * scale
-    return (y if shift is None else y + shift).to(x.dtype)
+    weight, bias = (None if t is None else t.view(shape) for t in (weight, bias))
+    return _normalized(x, axes, eps, weight, bias)
 
 
 def _batch(
@@ -59,7 +57,7 @@ def _batch(
 ) -> Tensor | None:
     if not training or running_mean is not None:
         return None
-    return _normalized(input, (0, *range(2, input.ndim)), eps, weight, bias)
+    return _by_channels(input, (0, *range(2, input.ndim)), eps, weight, bias)
 
 
 def _instance(
@@ -74,7 +72,7 @@ def _instance(
 ) -> Tensor | None:
     if not use_input_stats or running_mean is not None:
         return None
-    return _normalized(input, range(2, input.ndim), eps, weight, bias)
+    return _by_channels(input, range(2, input.ndim), eps, weight, bias)
 
 
 def _layer(
@@ -85,8 +83,7 @@ def _layer(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor | None:
-    y = _standardized(input, range(-len(normalized_shape), 0), eps)
-    return _scaled(input, y, weight, bias)
+    return _normalized(input, range(-len(normalized_shape), 0), eps, weight, bias)
 
 
 def _low(formula: Any) -> Any:

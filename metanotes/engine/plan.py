@@ -109,7 +109,7 @@ def plan_for(learner: Learned, tasks: Task) -> Plan:
     plan: Plan | None = plans.get(key)
     if plan is None:
         if len(plans) >= KEPT:
-            plans.pop(next(iter(plans)), None)
+            learner.workshop.mixing.pop(Itself(plans.pop(next(iter(plans)), None)), None)
         plan = plans[key] = make_plan(learner, tasks)
     return plan
 

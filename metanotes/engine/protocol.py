@@ -58,7 +58,8 @@ class Computing(TypedDict, total=False):
 
 
 class Workshop:
-    """What the engine keeps of its work on a learner: plans and recordings.
+    """What is kept of the work on a learner: plans, recordings, and for which plans its model
+    mixes the examples of a batch.
 
     It belongs to one learner: a copy of that learner, or one that was saved, has an empty one.
 
@@ -72,6 +73,7 @@ class Workshop:
     def __init__(self) -> None:
         self.plans: dict[Hashable, Any] = {}
         self.recordings: dict[Hashable, Any] = {}
+        self.mixing: dict[Hashable, str] = {}  # by plan, how its queries are predicted all the same
         self.asked = 0  # how many loops at present ask for recordings
         self.seen = 0  # how often such a loop had seen tasks before it was interrupted
 

@@ -89,7 +89,8 @@ class TokenBody(nn.Module):
             `[N, L, width]`, or `[N, width]` with a `pool`.
 
         Raises:
-            ValueError: tokens of another shape or type, or longer than `positions`.
+            ValueError: tokens of another shape or type, outside the vocabulary, or longer than
+                `positions`.
         """
         if input_ids.ndim != 2 or input_ids.is_floating_point():
             raise ValueError(
@@ -98,10 +99,21 @@ class TokenBody(nn.Module):
             )
         if attention_mask is None and self.padding is not None:
             attention_mask = input_ids != self.padding
-        z = self.body(self.embedding(input_ids), attention_mask)
+        z = self.body(self._embedded(input_ids), attention_mask)
         if self.pool is None:
             return z
         return self.mean(z, attention_mask if self.pool == "mean" else input_ids == self.pool)
+
+    def _embedded(self, input_ids: Tensor) -> Tensor:
+        """The tokens' vectors, `[N, L, width]`."""
+        try:
+            z: Tensor = self.embedding(input_ids)
+        except IndexError as error:
+            raise ValueError(
+                f"input_ids has a token outside 0..{self.embedding.num_embeddings - 1}: the "
+                "sentences were encoded with another vocabulary than this model's"
+            ) from error
+        return z
 
     def extra_repr(self) -> str:
         return f"pool={self.pool!r}, padding={self.padding}"

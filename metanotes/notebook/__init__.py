@@ -1,5 +1,6 @@
-"""What the chapters use beside the methods: figures to touch, and records of long runs."""
+"""What the notebooks use beside the methods: figures to touch, records of long runs, checks."""
 
+from metanotes.notebook.checks import check_close
 from metanotes.notebook.figures import dropdown, image, notebook_style, slider
 from metanotes.notebook.records import (
     OverSeeds,
@@ -15,6 +16,7 @@ __all__ = [
     "HtmlTable",
     "OverSeeds",
     "Record",
+    "check_close",
     "dropdown",
     "html_table",
     "image",

@@ -1,8 +1,8 @@
 """The records of long runs, `results/<name>.json`, as a chapter reads them.
 
-What a record holds is written down in CONTRIBUTING.md, "Recorded runs". Records are part of the
-book's repository, not of the installed package: from a chapter in `notebooks/` they lie in
-`../results`.
+What a record holds is written down in CONTRIBUTING.md, "Recorded runs". In the book's repository
+records lie in `results/`, from a chapter in `notebooks/` in `../results`. An installed package has
+a copy of them, so that a chapter runs in any folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def record(name: str, folder: str | os.PathLike[str] | None = None) -> Record:
     Args:
         name: as in `python -m runs NAME`.
         folder: where the records lie; default: `results/` in this folder or in one of the two above
-            it, as from `notebooks/`.
+            it, as from `notebooks/`, and after these the records that came with the package.
 
     Returns:
         The `Record`.
@@ -68,8 +68,9 @@ def record_data(name: str, folder: str | os.PathLike[str] | None = None) -> dict
             return data
     looked = ", ".join(str(place.resolve()) for place in folders)
     raise FileNotFoundError(
-        f"there is no record {name!r}: looked for {name}.json in {looked}. Records come with the "
-        "book's repository: work in its notebooks/ folder, or give folder=, its results/ folder. "
+        f"there is no record {name!r}: looked for {name}.json in {looked}. One that was made since "
+        "the package was installed lies in the book's repository: work in its notebooks/ folder, "
+        "or give folder=, its results/ folder. "
         f"A long run's record is made there by: python -m runs {name}"
     )
 
@@ -98,7 +99,10 @@ def record_names(pattern: str = "*", folder: str | os.PathLike[str] | None = Non
 def _folders(folder: str | os.PathLike[str] | None) -> list[Path]:
     if folder is not None:
         return [Path(folder)]
-    return [Path(up) / "results" for up in (".", "..", "../..")]
+    here = Path(__file__).resolve()
+    near = [Path(up) / "results" for up in (".", "..", "../..")]
+    # setup.py puts records beside this file; an editable install reads the repository's.
+    return [*near, here.parent / "results", here.parents[2] / "results"]
 
 
 @dataclass(frozen=True)

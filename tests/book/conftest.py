@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pages
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +13,11 @@ def window() -> Iterator[Browser]:
         browser = pages.launch(playwright)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def plain(window: Browser) -> Iterator[Page]:
+    """A page without scripts, as the site was written."""
+    context = window.new_context(java_script_enabled=False)
+    yield context.new_page()
+    context.close()

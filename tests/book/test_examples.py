@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from metanotes import MAML, meta_train
+from metanotes import MAML, Batch, Task, meta_train
 from metanotes.data import episodes, glyphs
 from metanotes.nets import conv4
 from tests.devices.elsewhere import ELSEWHERE, Elsewhere, Pretended
@@ -20,7 +20,11 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 CHAPTER = re.compile(r"^%|\bplt\.|metanotes\.notebook|# tag:", re.M)  # of use in a notebook only
 
 # Long runs, made short.
-SHORTER = {r"iterations=\d+": "iterations=2", r"tasks=\d{2,}": "tasks=4"}
+SHORTER = {
+    r"iterations=\d+": "iterations=2",
+    r"tasks=\d{2,}": "tasks=4",
+    r'weights="DEFAULT"': "weights=None",  # no download
+}
 
 
 class SummaryWriter:
@@ -116,6 +120,14 @@ def test_what_is_said_of_running_statistics(questions: dict[str, Any]) -> None:
     statistics = [b.clone() for b in learner.buffers()]
     meta_train(learner, questions["train"], iterations=1, tasks=2, progress=False)
     assert all(map(torch.equal, statistics, learner.buffers()))
+
+
+def test_a_resnet_adapts_its_new_head(questions: dict[str, Any]) -> None:
+    learner = questions["on_photographs"]
+    x, y = torch.rand(2, 5, 3, 32, 32), torch.arange(5).expand(2, 5)
+    learner(Task(Batch(x, y), Batch(x, y))).mean().backward()
+    assert list(learner.adapt(Batch(x, y))) == ["fc.weight", "fc.bias"]
+    assert all(p.grad is not None for p in learner.parameters())
 
 
 def test_what_is_said_of_modules_used_twice(questions: dict[str, Any]) -> None:

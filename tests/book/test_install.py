@@ -110,6 +110,9 @@ def test_the_address_of_the_repository_agrees() -> None:
     assert project["urls"]["Repository"] == found[1]
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "LICENSE", ".ci/run"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", ".ci/run"],
+)
 def test_the_project_has(name: str) -> None:
     assert (ROOT / name).read_text(encoding="utf-8").strip()

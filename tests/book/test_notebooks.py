@@ -19,6 +19,12 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 MACHINE = re.compile(r"(?<![\w.:/<])/(?:[\w.-]+/){2,}|site-packages|\b[A-Z]:\\\\?Users")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
+# A measured number: a percentage with decimals, or one with its interval.
+MEASURED = re.compile(
+    r"(?<![\w.])(\d+\.\d+)(?:\s*±\s*\d+(?:\.\d+)?)?\s*%|(?<![\w.])(\d+(?:\.\d+)?)\s*±"
+)
+DERIVED = {"24_memory": {"45.7"}}  # numbers that the formula beside them gives
+
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
@@ -54,6 +60,33 @@ def test_stored_outputs_are_those_of_the_code(path: Path) -> None:
 @each
 def test_some_cell_shows_something(path: Path) -> None:
     assert any(cell["outputs"] for _, cell in code_cells(path))
+
+
+def unfounded(notebook: dict[str, Any]) -> list[str]:
+    """Measured numbers of the prose that no output shows, in cells that cite no source."""
+    cells = notebook["cells"]
+    shown = "\n".join(t for cell in cells for o in cell.get("outputs", []) for t in texts(o))
+    numbers = {
+        m[1] or m[2]
+        for prose in cells
+        if prose["cell_type"] == "markdown"
+        for text in ["".join(prose["source"])]
+        if "{cite" not in text
+        for m in MEASURED.finditer(text)
+    }
+    return sorted(n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?!\d)", shown))
+
+
+@each
+def test_measured_numbers_in_prose_come_from_an_output_or_a_cited_source(path: Path) -> None:
+    found = unfounded(json.loads(path.read_text(encoding="utf-8")))
+    assert set(found) <= DERIVED.get(path.stem, set())
+
+
+def test_a_number_that_no_output_shows_is_found() -> None:
+    prose = {"cell_type": "markdown", "source": ["MAML reaches 96.1 %, and 2.5 ± 0.1 later."]}
+    code = {"outputs": [{"output_type": "stream", "text": ["MAML 96.1, 12.5"]}]}
+    assert unfounded({"cells": [prose, {"cell_type": "code"} | code]}) == ["2.5"]
 
 
 @each

@@ -243,7 +243,81 @@ def test_the_place_is_kept_free_before_the_scripts_have_run(window: Browser) -> 
         assert heights[2:] == pytest.approx(heights[:2], abs=2), size
 
 
+LIVE = {
+    "valleys": "notebooks/03_maml.html",
+    "updates": "notebooks/06_reptile.html",
+    "ravine": "notebooks/11_gradient_descent.html",
+    "game": "notebooks/20_adversarial_moment_matching.html",
+}
+
+
 def test_only_these_pages_load_the_scripts() -> None:
-    for path in (SITE / "book").glob("*.html"):
+    for path in SITE.glob("*/*.html"):
         scripts = "_static/play/" in path.read_text(encoding="utf-8")
-        assert scripts == (f"book/{path.name}" in (DRAW, SINE)), path.name
+        name = path.relative_to(SITE).as_posix()
+        assert scripts == (name in {DRAW, SINE, *LIVE.values()}), name
+
+
+# --------------------------------------------------------------------- live figures of the chapters
+
+
+def drawn(page: Page) -> str:
+    """The paths of a live figure, as they stand."""
+    return page.locator(".play-live .play-paths").inner_html()
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_the_sliders_of_a_live_figure_move_it(opened: Any, name: str) -> None:
+    page = opened(LIVE[name])
+    place = page.locator(f"[data-playground={name}]")
+    place.scroll_into_view_if_needed()
+    for slider in place.locator("input").all():
+        before, said = drawn(page), slider.get_attribute("aria-valuetext")
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        assert drawn(page) != before
+        assert slider.get_attribute("aria-valuetext") != said
+    before = place.locator(".play-answer").inner_text()
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    place.locator(".play-answer").filter(has_not_text=before or "nothing").wait_for()
+
+
+@pytest.mark.parametrize("name", ["valleys", "ravine", "game"])
+def test_the_start_of_a_live_figure_is_dragged(opened: Any, name: str) -> None:
+    page = opened(LIVE[name])
+    start = page.locator(".play-live [role=slider]")
+    start.scroll_into_view_if_needed()
+    box, before, said = start.bounding_box(), drawn(page), start.get_attribute("aria-valuetext")
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 25, y - 15, steps=4)
+    page.mouse.up()
+    dragged = drawn(page)
+    assert dragged != before
+    assert start.get_attribute("aria-valuetext") != said
+    start.focus()
+    page.keyboard.press("ArrowLeft")
+    assert drawn(page) != dragged
+
+
+def test_updates_can_start_anew(opened: Any) -> None:
+    page = opened(LIVE["updates"])
+    before = drawn(page)
+    page.get_by_role("button", name="Another start").click()
+    assert drawn(page) != before
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_the_static_figure_stands_without_scripts_and_on_paper(window: Browser, name: str) -> None:
+    for scripts, media in ((False, "screen"), (True, "print"), (True, "screen")):
+        context = window.new_context(viewport=pages.DESKTOP, java_script_enabled=scripts)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(f"{SITE.as_uri()}/{LIVE[name]}")
+        page.emulate_media(media=media)  # type: ignore[arg-type]
+        live = scripts and media == "screen"
+        assert page.locator(f".tag_live-{name} img").is_visible() != live
+        assert page.locator(f"[data-playground={name}]").is_visible() == live
+        context.close()

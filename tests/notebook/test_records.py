@@ -59,7 +59,21 @@ def test_elsewhere_the_error_says_where_it_looked_and_what_would_do(
     for word in ("'x'", str(away / "results"), "notebooks/", "folder=", "python -m runs x"):
         assert word in str(error.value)
     assert record("x", book / "results").rows == ROWS
-    assert record_names() == []
+    assert record_names("x") == []
+
+
+def test_elsewhere_the_records_that_came_with_the_package_are_read(
+    tmp_path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(book / "notebooks")
+    (book / "results" / "sine.json").write_text(json.dumps({**WORDS, "rows": ROWS}))
+    assert record("sine").title == "A title"  # one that is near comes first
+    away = tmp_path / "a" / "b" / "c"
+    away.mkdir(parents=True)
+    monkeypatch.chdir(away)
+    assert record("sine").title != "A title"
+    assert record_data("hypergradients/cost")["curves"]
+    assert record_names("benchmarks/*")
 
 
 def test_rows_are_looked_up_by_their_fields(book: Path) -> None:

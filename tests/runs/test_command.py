@@ -122,6 +122,8 @@ def test_help_names_every_run_with_a_line(capsys: pytest.CaptureFixture[str]) ->
         "augmentation",
         "distillation",
         "dataset_distillation",
+        "masked_words",
+        "translation",
     ):
         assert re.search(rf"^  {name} +\w.{{10,}}$", text, re.M), name
     for option in ("--seeds", "--learners", "--settings", "--fresh", "--minutes", "--threads"):

@@ -3,13 +3,13 @@
   "use strict";
   const { predict, descent } = Play.mlp;
   const ALPHA = 0.01, MOST_STEPS = 10, REPORTED = [0, 1, 3, 10];
-  const WIDE = 640, HIGH = 400, X = 5, Y = 6; // the picture, and what it shows: |x| <= 5, |y| <= 6
+  const X = 5, Y = 6; // the picture shows |x| <= 5, |y| <= 6
   const STARTS = { maml: "MAML", joint: "joint pre-training" };
 
   const root = document.querySelector("[data-playground=sine]");
   root.innerHTML = `
-    <svg class="play-plane" viewBox="0 0 ${WIDE} ${HIGH}" role="group" aria-label="Points of a function, and what two networks make of them">
-      <path class="play-axis" d="M0 ${HIGH / 2}H${WIDE}M${WIDE / 2} 0V${HIGH}"/>
+    <svg class="play-plane" viewBox="0 0 640 400" role="group" aria-label="Points of a function, and what two networks make of them">
+      <path class="play-axis" d="M0 200H640M320 0V400"/>
       <polyline class="play-wave"/><polyline class="play-joint"/><polyline class="play-maml"/>
       <g></g>
     </svg>
@@ -27,17 +27,10 @@
     <p class="play-answer" role="status"></p>`;
 
   const $ = (selector) => root.querySelector(selector);
-  const svg = $("svg"), slider = $("input"), status = $(".play-answer");
+  const slider = $("input"), say = Play.voice($(".play-answer")), plane = Play.plane($("svg"), [-X, X], [-Y, Y]);
   const phi = Object.fromEntries(Object.keys(STARTS).map((key) => [key, Play.unpack(Play.packed[`sine_${key}`])]));
   const random = Play.random(7);
-  let wave = null, points = [];
-
-  const across = (x) => (WIDE * (x + X)) / (2 * X), down = (y) => (HIGH * (Y - y)) / (2 * Y);
-  const within = (v, most) => Math.min(most, Math.max(-most, v));
-  const line = (f) => Array.from({ length: 161 }, (_, i) => {
-    const x = -X + (i * X) / 80;
-    return `${across(x).toFixed(1)},${down(f(x)).toFixed(1)}`;
-  }).join(" ");
+  let wave = null, points = [], place = [];
 
   // As in training: y = a sin(x + b), with a from 0.1 to 5 and b from 0 to pi.
   function newWave(count, a = 0.1 + 4.9 * random(), b = Math.PI * random()) {
@@ -46,30 +39,14 @@
     dots();
   }
 
-  // A circle for each point: dragged with a pointer, or moved by the arrow keys.
+  // A handle for each point.
   function dots() {
-    const group = $("g");
-    group.innerHTML = points.map(() => '<circle class="play-point" r="10" tabindex="0" role="slider"/>').join("");
-    [...group.children].forEach((circle, i) => {
-      circle.addEventListener("pointerdown", (event) => circle.setPointerCapture(event.pointerId));
-      circle.addEventListener("pointermove", (event) => {
-        if (!circle.hasPointerCapture(event.pointerId)) return;
-        const box = svg.getBoundingClientRect();
-        move(i, (2 * X * (event.clientX - box.left)) / box.width - X, Y - (2 * Y * (event.clientY - box.top)) / box.height);
-      });
-      circle.addEventListener("keydown", (event) => {
-        const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-        if (!arrow) return;
-        event.preventDefault();
-        move(i, points[i][0] + 0.25 * arrow[0], points[i][1] + 0.25 * arrow[1]);
-      });
-    });
-    draw();
-  }
-
-  function move(i, x, y) {
-    points[i] = [within(x, X), within(y, Y)];
-    wave = null; // the points are no longer those of a wave
+    $("g").replaceChildren();
+    place = points.map((_, i) => plane.handle($("g"), `point ${i + 1} of ${points.length}`, 0.25, (x, y) => {
+      points[i] = [x, y];
+      wave = null; // the points are no longer those of a wave
+      draw();
+    }));
     draw();
   }
 
@@ -78,26 +55,15 @@
     $(".play-steps output").textContent = steps;
     for (const [key, name] of Object.entries(STARTS)) {
       const path = descent(phi[key], points, MOST_STEPS, ALPHA);
-      $(`polyline.play-${key}`).setAttribute("points", line((x) => predict(path[steps].theta, x)));
+      $(`polyline.play-${key}`).setAttribute("points", plane.curve((x) => predict(path[steps].theta, x)));
       root.querySelectorAll(`[data-start=${key}] td`).forEach((cell, column) => {
         if (column) cell.textContent = path[REPORTED[column - 1]].loss.toFixed(2);
       });
       words.push(`from ${name} ${path[steps].loss.toFixed(2)}`);
     }
-    $("polyline.play-wave").setAttribute("points", wave ? line(wave) : "");
-    [...$("g").children].forEach((circle, i) => {
-      const [x, y] = points[i], texts = points[i].map((v) => v.toFixed(2));
-      const now = { cx: across(x), cy: down(y), "aria-valuemin": -Y, "aria-valuemax": Y, "aria-valuenow": texts[1],
-        "aria-label": `point ${i + 1} of ${points.length}, arrow keys move it`, "aria-valuetext": `x ${texts[0]}, y ${texts[1]}` };
-      for (const [name, value] of Object.entries(now)) circle.setAttribute(name, value);
-    });
+    $("polyline.play-wave").setAttribute("points", wave ? plane.curve(wave) : "");
+    points.forEach((point, i) => place[i](...point));
     say(`Loss on the points after ${steps} step${steps === 1 ? "" : "s"}: ${words.join(", ")}.`);
-  }
-
-  let saying = 0;
-  function say(text) { // a moment later, so that a screen reader hears the last of several
-    clearTimeout(saying);
-    saying = setTimeout(() => { status.textContent = text; }, 400);
   }
 
   const actions = {

@@ -1,0 +1,115 @@
+"""The pages are light, fast and do not jump; measured in a browser by tools/page_weight.py."""
+
+import functools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import page_weight
+import pages
+import pytest
+from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.site
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SITE = Path(os.environ.get("METANOTES_SITE", ROOT / "_build" / "html"))
+PAGES = [n for n in pages.all_pages(SITE) if n.startswith(("book/", "notebooks/"))]
+LIMIT = 1_300_000  # bytes
+SHIFT = 0.1
+PAINT = 1000  # ms
+CHAPTER = "notebooks/03_maml.html"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with page_weight.server(SITE) as address:
+        yield address
+
+
+def complaints(reading: page_weight.Reading) -> list[str]:
+    found = []
+    if reading.weight > LIMIT:
+        found.append(f"weighs {reading.weight / 1e6:.2f} MB")
+    if reading.shift > SHIFT:
+        found.append(f"shifts by {reading.shift:.2f}")
+    return found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_light_and_does_not_jump(window: Browser, address: str, name: str) -> None:
+    assert complaints(page_weight.read(window, f"{address}/{name}", slowly=False)) == []
+
+
+def test_the_third_chapter_is_soon_there(window: Browser, address: str) -> None:
+    """The best of a few, since whatever else the machine does can only delay it."""
+    for _ in range(5):
+        reading = page_weight.read(window, f"{address}/{CHAPTER}")
+        assert complaints(reading) == []
+        assert reading.paint is not None
+        if reading.paint < PAINT:
+            return
+    pytest.fail(f"the first paint came after {reading.paint:.0f} ms")
+
+
+HEAVY = '<script src="heavy.js"></script>'
+JUMPING = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const block = document.createElement("div");
+  block.style.height = "500px";
+  document.querySelector("article").prepend(block);
+}, 300));
+</script>"""
+
+
+@pytest.mark.parametrize(("what", "said"), [(HEAVY, "weighs"), (JUMPING, "shifts")])
+def test_a_page_made_worse_is_found(window: Browser, tmp_path: Path, what: str, said: str) -> None:
+    root = tmp_path / "html"
+    shutil.copytree(SITE, root, ignore=shutil.ignore_patterns("_sources", "notebooks", "_modules"))
+    path = root / "book" / "preface.html"
+    (path.parent / "heavy.js").write_bytes(b"//" + os.urandom(LIMIT).hex().encode())
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace("</body>", f"{what}</body>"), encoding="utf-8")
+    with page_weight.server(root) as address:
+        found = complaints(page_weight.read(window, f"{address}/book/preface.html", slowly=False))
+    assert any(said in words for words in found)
+
+
+@functools.cache
+def html() -> dict[str, str]:
+    return {name: (SITE / name).read_text(encoding="utf-8") for name in pages.all_pages(SITE)}
+
+
+def test_no_script_stands_before_the_words() -> None:
+    """Scripts in files wait, and what is only for searching is not loaded elsewhere."""
+    for name, text in html().items():
+        for tag in pages._soup(SITE / name).find_all("script", src=True):
+            assert tag.has_attr("defer") or tag.has_attr("async"), f"{name}: {tag}"
+        assert "jupyter.widget-" not in text, name
+        assert ("searchindex.js" in text) == (name == "search.html"), name
+
+
+def test_pictures_say_how_large_they_are() -> None:
+    for name in html():
+        for tag in pages._soup(SITE / name).select("article img[src*='_images/']"):
+            assert tag.get("width"), f"{name}: {tag}"
+            assert tag.get("height"), f"{name}: {tag}"
+
+
+def test_each_icon_is_in_the_font(window: Browser) -> None:
+    """An icon that the site's font lacks is drawn as an empty box, or not at all."""
+    css = (SITE / "_static" / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
+    missing = {
+        (name, icon)
+        for name, text in html().items()
+        for icon in icons_of(text)
+        if f".fa-{icon}:before" not in css
+    }
+    assert missing == set()
+
+
+def icons_of(text: str) -> set[str]:
+    import icons
+
+    return icons.names(text) - {"solid", "brands", "regular", "lg", "fw"}
