@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def growth(small: bool) -> Iterator[Row]:
                 }
 
 
-def processor_seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def processor_seconds(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """The least of a few rounds, in which all take turns."""
     least = dict.fromkeys(steps, float("inf"))
     for _ in range(rounds):
