@@ -59,7 +59,7 @@ def sentences(length: int) -> Callable[[int, int], Task]:
 
 def transformer(length: int = 64, width: int = 512, layers: int = 6) -> Network:
     """Of 21 million parameters, as it comes."""
-    sizes = {"width": width, "heads": 8, "layers": layers}
+    sizes: dict[str, Any] = {"width": width, "heads": 8, "layers": layers}
     return Network(lambda: token_transformer(WAYS, VOCABULARY, length, **sizes), sentences(length))
 
 

@@ -31,6 +31,7 @@ from benchmarks.meta_step import WARM, Contenders, MetaStep, images
 from benchmarks.workloads import convolutional, prototypes, sine
 from metanotes import MAML
 from metanotes._ground.precision import all_digits
+from metanotes._ground.precision import convolutions as convolutions_round
 from metanotes.engine import plan_for
 from metanotes.nets import conv4
 from metanotes.task import tensors_of
@@ -71,7 +72,7 @@ def device(setting: Setting) -> Iterator[Row]:
             "capability": f"{properties.major}.{properties.minor}",
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
-            "convolutions": torch.backends.cudnn.conv.fp32_precision,
+            "convolutions": convolutions_round().before,
         }
     yield row
     if not setting.small:
@@ -298,22 +299,24 @@ def precision(setting: Setting) -> Iterator[Row]:
     """Time, memory, and the error of the meta-gradient beside float64's."""
     for settings in ({"steps": 1}, {"steps": 5, "pool": "max"})[: 1 if setting.small else 2]:
         workload = convolutions(setting, tasks=32, **settings)
-        make = partial(workload.work, device=setting.machine.device)
-        exact = peers.plain_loop(make(torch.float64))()
-        for name, around in precisions(setting.machine.device).items():
+        where = setting.machine.device
+        exact = peers.plain_loop(workload.work(torch.float64, where))()
+        for name, around in precisions(where).items():
             what = {"workload": workload.name, "numbers": name}
-            yield attempted(what, partial(rounded_by, what, around, make, exact, setting.machine))
+            yield attempted(
+                what, partial(rounded_by, what, around, workload, exact, setting.machine)
+            )
 
 
 def rounded_by(
     what: Row,
     around: Callable[[], AbstractContextManager[Any]],
-    make: Callable[[torch.dtype], MetaStep],
+    workload: Workload,
     exact: Any,
     machine: Machine,
 ) -> Row:
     """A meta-gradient of ours, rounded in some way."""
-    work = make(torch.float32)
+    work = workload.work(torch.float32, machine.device)
     with around():
         step = peers.metanotes(work, record=False)
         error = relative_error([g.double() for g in step()], exact)

@@ -137,7 +137,12 @@ def trained(
     start = time.monotonic()
     meta_train(learns, sample, iterations, tasks, optimizer=optimizer, progress=False,
                validate=validate, validate_every=every)  # fmt: skip
-    row = {"name": name, "data": images.name, "setting": "5-way 1-shot", "unit": "accuracy"}
+    row: dict[str, Any] = {
+        "name": name,
+        "data": images.name,
+        "setting": "5-way 1-shot",
+        "unit": "accuracy",
+    }
     row |= {"iterations": first + iterations, "tasks in a batch": tasks, "ways in training": ways}
     yield {
         **row,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from threading import RLock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -76,7 +76,7 @@ class Setting(NamedTuple):
 
 def convolutions() -> Setting:
     """How cuDNN's convolutions round."""
-    setting = torch.backends.cudnn.conv
+    setting: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     change = partial(setattr, setting, "fp32_precision")
     return Setting(setting.fp32_precision, "ieee", change)
 

@@ -337,7 +337,7 @@ def _in_a_cuda_graph(graph: GraphModule) -> Callable[..., list[Any]]:
 
     Its results lie where the next start writes its own: what is given away is a copy of them.
     """
-    options = {
+    options: dict[str, Any] = {
         "triton.cudagraphs": True,
         "fallback_random": True,  # the same random numbers as without compilation
     }
