@@ -11,14 +11,17 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+KINDS = (".json", ".safetensors")
+
 
 class BuildWithRecords(build_py):
-    """Copies results/**/*.json to metanotes/notebook/results; an editable install has them."""
+    """Copies results/ to metanotes/notebook/results; an editable install has it beside itself."""
 
     def records(self) -> dict[str, str]:
-        """Where each record goes, and where it lies."""
+        """Where each record, and each set of weights, goes, and where it lies."""
         folder = Path(self.build_lib, "metanotes", "notebook")
-        return {str(folder / path): str(path) for path in sorted(Path("results").rglob("*.json"))}
+        kept = [p for p in sorted(Path("results").rglob("*")) if p.suffix in KINDS]
+        return {str(folder / path): str(path) for path in kept}
 
     def run(self) -> None:
         super().run()

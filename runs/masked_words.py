@@ -190,7 +190,8 @@ def trained(
 def on_choice(tasks: int, learner: Any) -> float:
     """The accuracy on tasks of the choosing words."""
     if isinstance(learner, Classifier):
-        return chosen_probe(learner.model[0], tasks)[1]
+        body, _ = learner.model.children()
+        return chosen_probe(body, tasks)[1]
     return evaluate(learner, tasks_of(text().choice, 1), tasks).mean
 
 

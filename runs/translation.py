@@ -34,6 +34,7 @@ from runs.translation_arms import FOMAML, MULTI, REPTILE, START
 # Words of English to fine-tune on: epochs and sentences of a minibatch.
 TUNING = {4000: (15, 32), 16_000: (10, 64), 64_000: (6, 64)}
 TUNING_RATE = 1e-3
+LONGER = 3  # so many times the epochs where the weights are random
 WORDS = {
     "ron": (0, 4000, 16_000),
     "fin": (0, 4000, 16_000),
@@ -121,13 +122,14 @@ class Cell(NamedTuple):
 def cell(arm: str, session: Session, name: str, words: int, number: int, adapts: Any) -> Cell:
     """Fine-tune an arm's translator on a subset of a language; kept in the cache folder."""
     settings = {"job": session.job.training, "cell": [arm, name, words, number, str(adapts)]}
-    settings["tuning"] = [TUNING.get(words), TUNING_RATE]
+    settings["tuning"] = [TUNING.get(words), TUNING_RATE, *[LONGER] * (arm == RANDOM)]
     path = cache_folder() / "runs" / "translation" / f"cell-{session.seed}-{digest(settings)}.json"
     if path.exists():
         return Cell(*json.loads(path.read_text(encoding="utf-8")))
     model, note = pretrained(arm, session), ""
     if words:
         epochs, size = TUNING[words]
+        epochs *= LONGER if arm == RANDOM else 1
         train = sentences.as_tokens(name, sentences.subset(name, words, number))
         dev = sentences.as_tokens(name, sentences.corpus().dev[name]).batch()
         how: Any = {"epochs": epochs, "size": size, "lr": TUNING_RATE, "adapts": adapts}
@@ -244,7 +246,8 @@ def about() -> dict[str, Any]:
             "fine-tuning": f"Adam, rate {TUNING_RATE:g} falling to 0, encoder and embedding alone "
             f"unless the row says '{ALL[2:]}'; kept as it was best on {sentences.DEV} sentences; "
             "words, epochs, minibatch: "
-            + ", ".join(f"{words}, {e}, {size}" for words, (e, size) in TUNING.items()),
+            + ", ".join(f"{words}, {e}, {size}" for words, (e, size) in TUNING.items())
+            + f"; random weights: everything, {LONGER} times the epochs",
         },
         "protocol": "BLEU and chrF of sacrebleu on held-out sentences of Tatoeba, translated "
         "greedily, with half of the 95 % interval over sentences by the bootstrap; differences by "
@@ -290,7 +293,10 @@ def _job(arm: str, seed: int, of: str, work: Callable[[Session], None]) -> Job:
         rows=f"{re.escape(arm)}(: | minus |$)",
         work=work,
         training=arms.settings(),
-        judging={"tuning": [list(TUNING.items()), TUNING_RATE, sentences.SUBSETS]},
+        judging={
+            "tuning": [list(TUNING.items()), TUNING_RATE, sentences.SUBSETS],
+            **({"longer": LONGER} if arm == RANDOM else {}),
+        },
         trained=(START, arm.removesuffix(ALL)) if arm != RANDOM else (),
     )
 

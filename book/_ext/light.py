@@ -70,7 +70,7 @@ def light_page(text: str, path: Path, root: Path) -> str:
         return top + name
 
     text = panels.with_panels(text, save)
-    text = SCRIPT.sub(lambda m: light_script(m, searches=path.name == "search.html"), text)
+    text = SCRIPT.sub(lambda m: light_script(m, searches=path == root / "search.html"), text)
     text = OWN_LINK.sub(lambda m: m[1] + (" download" if m[2].endswith(".ipynb") else ""), text)
     first = True
 

@@ -197,18 +197,27 @@ def png(picture: Image.Image) -> bytes:
 def size(path: Path) -> tuple[int, int] | None:
     """How many pixels wide and high a browser shows a picture, or None for what is not known."""
     if path.suffix == ".svg":
-        head = path.read_text(encoding="utf-8")[:2000]
-        root = re.search(r"<svg\b[^>]*>", head)
-        lengths = (
-            [re.search(rf'\b{side}="([\d.]+)(pt|px|in|)"', root[0]) for side in ("width", "height")]
-            if root
-            else []
-        )
-        if len(lengths) == 2 and all(lengths):
-            width, height = (round(float(m[1]) * PIXELS[m[2]]) for m in lengths if m)
-            return width, height
-        return None
+        return size_of_svg(path.read_text(encoding="utf-8")[:2000])
     if path.suffix not in (".png", ".jpg", ".jpeg", ".gif", ".webp"):
         return None
     with Image.open(path) as picture:
         return picture.size
+
+
+def size_of_svg(head: str) -> tuple[int, int] | None:
+    """The size that an SVG states, or that of its coordinates.
+
+    >>> size_of_svg('<svg width="288pt" height="192pt" viewBox="0 0 288 192">')
+    (384, 256)
+    >>> size_of_svg('<svg viewBox="0 0 680 300">')
+    (680, 300)
+    """
+    root = re.search(r"<svg\b[^>]*>", head)
+    if root is None:
+        return None
+    sides = (re.search(rf'\b{side}="([\d.]+)(pt|px|in|)"', root[0]) for side in ("width", "height"))
+    stated = [round(float(m[1]) * PIXELS[m[2]]) for m in sides if m]
+    if len(stated) == 2:
+        return stated[0], stated[1]
+    box = re.search(r'\bviewBox="\S+ \S+ ([\d.]+) ([\d.]+)"', root[0])
+    return (round(float(box[1])), round(float(box[2]))) if box else None

@@ -28,6 +28,7 @@ DESCRIPTION = (
 CARD = "_static/card.png"  # drawn by tools/card.py
 CARD_ALT = "The title of the book beside its mark: an outer loop around an inner one."
 LONGEST = 200  # of a description, in characters
+DESCRIBED = re.compile(r'<meta (?=[^>]*name="description")[^>]*content="([^"]*)"')
 
 NOT_FOUND = """<section id="not-found">
 <h1>This page is not here</h1>
@@ -79,11 +80,12 @@ def describe(
 ) -> None:
     """What the head of a page says of it."""
     tags = context.get("metatags", "")
-    if 'name="description"' not in tags:
+    authors = DESCRIBED.search(tags)
+    if authors:
+        words = html.unescape(authors[1])
+    else:
         words = description(doctree) if doctree else DESCRIPTION
         tags += f'\n    <meta name="description" content="{html.escape(words)}" />'
-    else:
-        words = html.unescape(re.findall(r'content="([^"]*)"[^>]*name="description"', tags)[0])
     if app.config.html_baseurl and doctree:
         title = html.unescape(re.sub("<[^>]*>", "", context["title"]))
         graph = {
@@ -109,7 +111,8 @@ def page_not_found(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """404.html, which a server such as GitHub's shows for any wrong address."""
     if app.config.html_baseurl:
         body = NOT_FOUND.format(front=app.builder.get_target_uri(app.config.root_doc))
-        yield "404", {"title": "Page not found", "body": body}, "page.html"
+        title = "Page not found"
+        yield "404", {"title": title, "pagetitle": title, "body": body}, "page.html"
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
@@ -143,9 +146,7 @@ def sitemap(places: list[str]) -> str:
 
 def described(path: Path) -> str:
     """The description in a written page."""
-    found = re.search(
-        r'<meta name="description" content="([^"]*)"', path.read_text(encoding="utf-8")
-    )
+    found = DESCRIBED.search(path.read_text(encoding="utf-8"))
     return html.unescape(found[1]) if found else ""
 
 

@@ -7,6 +7,7 @@ from metanotes.notebook.records import (
     Record,
     record,
     record_data,
+    record_file,
     record_names,
     score_text,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "notebook_style",
     "record",
     "record_data",
+    "record_file",
     "record_names",
     "score_text",
     "slider",

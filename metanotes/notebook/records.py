@@ -60,18 +60,38 @@ def record_data(name: str, folder: str | os.PathLike[str] | None = None) -> dict
     ...     record_data("cost", folder)
     {'seconds': [1, 2]}
     """
+    text = record_file(f"{name}.json", folder).read_text(encoding="utf-8")
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
+def record_file(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
+    """Where a file of `results/` lies: a record, or the weights that a run kept.
+
+    Args:
+        name: its path in there, such as `"play/sine_maml.safetensors"`.
+        folder: see `record`.
+
+    Raises:
+        FileNotFoundError: see `record`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "phi.safetensors").write_bytes(b"")
+    ...     record_file("phi.safetensors", folder).name
+    'phi.safetensors'
+    """
     folders = _folders(folder)
     for place in folders:
-        path = place / f"{name}.json"
-        if path.exists():
-            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return data
+        if (place / name).exists():
+            return place / name
     looked = ", ".join(str(place.resolve()) for place in folders)
+    run = name.removesuffix(".json")
     raise FileNotFoundError(
-        f"there is no record {name!r}: looked for {name}.json in {looked}. One that was made since "
-        "the package was installed lies in the book's repository: work in its notebooks/ folder, "
-        "or give folder=, its results/ folder. "
-        f"A long run's record is made there by: python -m runs {name}"
+        f"there is no record {run!r}: looked for {name} in {looked}. One that was made since the "
+        "package was installed lies in the book's repository: work in its notebooks/ folder, or "
+        "give folder=, its results/ folder. "
+        f"A long run's record is made there by: python -m runs {run}"
     )
 
 

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from xml.etree import ElementTree
 
 import card
 import numpy as np
@@ -131,7 +132,7 @@ def meta(site: Path, name: str) -> dict[str, str]:
 
 
 def test_a_page_is_described_by_its_first_plain_sentences_or_its_author(offline: Path) -> None:
-    assert meta(offline, "front.html")["description"] == 'The first sentence "says" it & more.'
+    assert meta(offline, "front.html")["description"] == "The first sentence “says” it & more."
     assert meta(offline, "deep/other.html")["description"] == "The author's own words."
     assert "executable book" in meta(offline, "deep/chapter.html")["description"]
     assert "executable book" in meta(offline, "search.html")["description"]
@@ -161,15 +162,16 @@ def test_with_one_a_page_says_where_it_belongs_and_what_is_shown_of_a_link(publi
 
 
 def test_the_map_of_the_site_has_every_page_and_nothing_else(public: Path) -> None:
-    found = BeautifulSoup((public / "sitemap.xml").read_text(encoding="utf-8"), "html.parser")
-    places = [loc.get_text() for loc in found.find_all("loc")]
+    root = ElementTree.parse(public / "sitemap.xml").getroot()
+    assert root.tag == "{http://www.sitemaps.org/schemas/sitemap/0.9}urlset"
+    places = ["".join(url.itertext()).strip() for url in root]
     assert places == [f"{ADDRESS}/{n}.html" for n in ("deep/chapter", "deep/other", "front")]
 
 
 def test_a_wrong_address_shows_a_page_whose_links_hold_in_any_folder(public: Path) -> None:
     page = head(public, "404.html")
     assert page.find("link", rel="canonical") is None
-    assert page.find("h1").get_text() == "This page is not here"  # type: ignore[union-attr]
+    assert "This page is not here" in [heading.get_text() for heading in page.find_all("h1")]
     links = [str(t.get("href") or t.get("src")) for t in page.find_all(["a", "link", "script"])]
     own = [link for link in links if link != "None" and not link.startswith("#")]
     assert f"{ADDRESS}/search.html" in own

@@ -32,7 +32,7 @@
   Play.live("game", markup, (root, say) => {
     const svg = root.querySelector("svg"), plane = Play.plane(svg, [-2, 2], [-1.6, 1.6]);
     const grid = [-3, -2, -1, 0, 1, 2, 3].flatMap((i) => [-3, -2, -1, 0, 1, 2, 3].map((j) => [0.5 * i, 0.4 * j]));
-    svg.innerHTML = `${plane.axes([-1, 0, 1], [-1, 0, 1], "e, the encoder's", "d, the classifier's")}
+    svg.innerHTML = `${plane.axes([-1, 0], [-1, 0, 1], "e, the encoder's", "d, the classifier's")}
       <g class="play-grey play-field"></g><g class="play-red play-paths"></g><g class="play-handles"></g>`;
     let start = [1, 0];
     const place = plane.handle(svg.querySelector(".play-handles"), "the start", 0.1, (...to) => { start = to; draw(); });

@@ -49,7 +49,7 @@
   const markup = `
     <svg class="play-plane" viewBox="0 0 400 260" role="img"></svg>
     <div class="play-row">${Object.entries(NAMES).map(([colour, name]) => Play.key(colour, name)).join(" ")}</div>
-    <div class="play-row">${Play.slider("power", "α", -3, -1, 0.05, -1.7)}
+    <div class="play-row">${Play.slider("power", "α", -3, -1, 0.05, -2.3)}
       ${Play.slider("a", "the wave's height", 0.2, 5, 0.1, 3)} ${Play.slider("b", "its shift", 0, 3.1, 0.1, 1)}
       <button type="button">Another start and other points</button></div>`;
 

@@ -4,7 +4,6 @@ from metanotes.data.text.grammar import Meaning, Phrase, english, meanings
 from metanotes.data.text.languages import Language, generated_pairs, language
 from metanotes.data.text.lexicon import LEXICON
 from metanotes.data.text.masked_words import (
-    MaskedSentences,
     masked_sentences,
     masked_words,
     token_rows,
@@ -43,7 +42,6 @@ __all__ = [
     "START",
     "UNKNOWN",
     "Language",
-    "MaskedSentences",
     "Meaning",
     "Pairs",
     "Phrase",

@@ -253,5 +253,6 @@ def translation_tasks(
     >>> tasks.support.y.shape[:2], tasks.query.x["source"].shape[:2]
     (torch.Size([2, 8]), torch.Size([2, 4]))
     """
-    how = {"power": power, "mixed": mixed, "seed": seed, "device": device}
-    return TranslationSampler(data, support, queries, **how)
+    return TranslationSampler(
+        data, support, queries, power=power, mixed=mixed, seed=seed, device=device
+    )
