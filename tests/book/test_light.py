@@ -20,8 +20,8 @@ LIMIT = 1_300_000  # bytes
 SHIFT = 0.1
 # These two jumped before, and still do, for a reason not yet known. Nothing is added here.
 STILL_JUMP = {
-    "notebooks/20_adversarial_moment_matching.html": 0.2,
-    "notebooks/27_no_derivative.html": 0.2,
+    "notebooks/19_adversarial_moment_matching.html": 0.2,
+    "notebooks/26_no_derivative.html": 0.2,
 }
 PAINT = 1000  # ms
 CHAPTER = "notebooks/03_maml.html"

@@ -60,7 +60,7 @@ def test_a_wrong_valley_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
     assert off_the_chapter(valleys(CODE.replace("0.06 * theta", "0.03 * theta"))) > 1e-3
 
 
-# --------------------------------------------------------------------------- chapter 11, the ravine
+# --------------------------------------------------------------------------- chapter 10, the ravine
 
 
 @pytest.mark.parametrize(("share", "mu"), [(0.5, 0.0), (0.5, 0.9), (1.2, 0.0), (1.96, 0.98)])
@@ -82,7 +82,7 @@ def test_the_descents_in_the_ravine_are_the_packages(share: float, mu: float) ->
         theta = {"w": (w + updates["w"]).detach()}
 
 
-# ----------------------------------------------------------------------------- chapter 20, the game
+# ----------------------------------------------------------------------------- chapter 19, the game
 
 
 @pytest.mark.parametrize("c", [0.0, 0.25, 0.5, 1.0])
@@ -105,7 +105,7 @@ def test_the_game_is_played_as_its_gradients_say(c: float, eta: float) -> None:
     assert abs(torch.linalg.eigvals(step).abs().max().item() - factor) < 1e-7
 
 
-# ------------------------------------------------------------- chapter 6, four updates in one plane
+# ------------------------------------------------------------- chapter 5, four updates in one plane
 
 UPDATES = """({ alpha, points }) => {
   const random = Play.random(5), theta = Play.updates.randomStart(random);

@@ -23,7 +23,7 @@ ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 MEASURED = re.compile(
     r"(?<![\w.])(\d+\.\d+)(?:\s*±\s*\d+(?:\.\d+)?)?\s*%|(?<![\w.])(\d+(?:\.\d+)?)\s*±"
 )
-DERIVED = {"24_memory": {"45.7"}}  # numbers that the formula beside them gives
+DERIVED = {"23_memory": {"45.7"}}  # numbers that the formula beside them gives
 
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 

@@ -245,9 +245,9 @@ def test_the_place_is_kept_free_before_the_scripts_have_run(window: Browser) -> 
 
 LIVE = {
     "valleys": "notebooks/03_maml.html",
-    "updates": "notebooks/06_reptile.html",
-    "ravine": "notebooks/11_gradient_descent.html",
-    "game": "notebooks/20_adversarial_moment_matching.html",
+    "updates": "notebooks/05_reptile.html",
+    "ravine": "notebooks/10_gradient_descent.html",
+    "game": "notebooks/19_adversarial_moment_matching.html",
 }
 
 

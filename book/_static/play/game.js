@@ -1,4 +1,4 @@
-// Chapter 20, do the players arrive: the game L(e, d) = c d^2 / 2 + e d, in which d descends and e ascends,
+// Chapter 19, do the players arrive: the game L(e, d) = c d^2 / 2 + e d, in which d descends and e ascends,
 //
 //   (e, d) <- (I + eta J) (e, d),  J = (0, 1; -1, -c)
 //

@@ -1,4 +1,4 @@
-// Chapter 11, step size on a quadratic: f = (a^2 + 25 b^2) / 2, descended with and without momentum,
+// Chapter 10, step size on a quadratic: f = (a^2 + 25 b^2) / 2, descended with and without momentum,
 //
 //   v <- mu v + grad f(theta),  theta <- theta - alpha v
 //

@@ -1,4 +1,4 @@
-// Chapter 6, four updates in one plane: a network theta, a step size alpha, points S for a first step and Q for another.
+// Chapter 5, four updates in one plane: a network theta, a step size alpha, points S for a first step and Q for another.
 //
 //   g1 = grad l_S(theta),  g2 = grad l_Q(theta - alpha g1),  H1 the Hessian of l_S at theta
 //   pre-training -g1,  first-order MAML -g2,  Reptile -(g1 + g2),  MAML -(I - alpha H1) g2
