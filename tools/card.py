@@ -68,24 +68,25 @@ def favicon() -> str:
 
 def card() -> Figure:
     """The mark with the title and a line on the book, in the fonts that matplotlib carries."""
-    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor=PAPER)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, 1200), ylim=(0, 630))
-    axes.axis("off")
-    scale, x, y = 13.5, 930, 330
-    for outline, colour in ((OUTER, ORANGE), (INNER, BLUE)):
-        places = [(x + scale * u, y + scale * v) for u, v in outline]
-        axes.add_patch(Polygon(places, closed=True, facecolor=colour, edgecolor="none"))
-    axes.add_patch(Circle((x, y), scale * DOT, facecolor=ORANGE, edgecolor="none"))
-    axes.text(70, 400, TITLE, fontsize=42, fontweight="bold", color=INK)
-    for number, line in enumerate(LINES):
-        axes.text(70, 310 - 46 * number, line, fontsize=20, color=INK)
-    axes.text(70, 100, "a book and a PyTorch package, metanotes", fontsize=16, color=BLUE)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever a chapter has set
+        figure = Figure(figsize=(12, 6.3), dpi=100, facecolor=PAPER)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, 1200), ylim=(0, 630))
+        axes.axis("off")
+        scale, x, y = 13.5, 930, 330
+        for outline, colour in ((OUTER, ORANGE), (INNER, BLUE)):
+            places = [(x + scale * u, y + scale * v) for u, v in outline]
+            axes.add_patch(Polygon(places, closed=True, facecolor=colour, edgecolor="none"))
+        axes.add_patch(Circle((x, y), scale * DOT, facecolor=ORANGE, edgecolor="none"))
+        axes.text(70, 400, TITLE, fontsize=42, fontweight="bold", color=INK)
+        for number, line in enumerate(LINES):
+            axes.text(70, 310 - 46 * number, line, fontsize=20, color=INK)
+        axes.text(70, 100, "a book and a PyTorch package, metanotes", fontsize=16, color=BLUE)
     return figure
 
 
 def main() -> int:
-    matplotlib.rcdefaults()
     (STATIC / "favicon.svg").write_text(favicon(), encoding="utf-8")
     card().savefig(STATIC / "card.png", metadata={"Software": None}, facecolor=PAPER)
     for name in ("favicon.svg", "card.png"):

@@ -106,6 +106,7 @@ def test_what_fails_is_a_row_and_what_spoils_the_device_ends_the_part() -> None:
 # ----------------------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_the_command_runs_parts_in_processes_and_goes_on_after_a_failure(tmp_path: Path) -> None:
     """In a process of its own, with a data folder that lacks what a part needs."""
     path = tmp_path / "record.json"
