@@ -68,7 +68,8 @@ def test_paper_shows_everything_and_nothing_to_press(
             assert not any(e.is_visible() for e in page.locator(selector).all()), selector
         sliders = page.locator("article button, article input")
         assert not any(e.is_visible() for e in sliders.all())
-        assert pages.overflow(visit) == []
+        # A space at the end of a wrapped line of code hangs over, and nobody sees it.
+        assert [what for what in pages.overflow(visit) if not what.startswith("SPAN.w:")] == []
         cut = page.evaluate(
             "() => [...document.querySelectorAll('article pre, article table')].filter(e =>"
             " e.scrollWidth > e.clientWidth + 1 && e.checkVisibility()).map(e => e.textContent)"
