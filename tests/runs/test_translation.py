@@ -120,7 +120,8 @@ def test_every_arm_has_its_rows_and_a_difference(tmp_path: Path) -> None:
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     whole = made_by(tmp_path / "whole", "--learners", "MultiNMT$")["rows"]
     made_by(tmp_path / "parts", "--learners", "MultiNMT$", "--settings", "source")
-    assert made_by(tmp_path / "parts", "--learners", "MultiNMT$")["rows"] == whole
+    parts = made_by(tmp_path / "parts", "--learners", "MultiNMT$")["rows"]
+    assert [row | {"origin": ""} for row in parts] == [row | {"origin": ""} for row in whole]
     assert made_by(tmp_path / "parts", "--learners", "MultiNMT$")["rows"] == whole
 
 

@@ -21,7 +21,7 @@ def small(dropout: float = 0.1) -> Translator:
 
 def test_the_dev_loss_is_the_mean_over_all_tokens() -> None:
     model = small().eval()
-    expected = float(token_loss(model(**DEV.x), DEV.y))
+    expected = token_loss(model(**DEV.x), DEV.y).item()
     for size in (4, 7, 100):
         assert dev_loss(model.train(), DEV, size) == pytest.approx(expected, abs=1e-5)
     assert model.training
