@@ -31,6 +31,21 @@ PAGES = pages.all_pages(SITE) if SITE.exists() else []
 ARTICLES = [name for name in PAGES if name.startswith(("book/", "notebooks/"))]
 CHAPTERS = [name for name in PAGES if name.startswith("notebooks/")]
 
+# axe takes some seconds a page, so that it reads one or two of every kind.
+OF_EVERY_KIND = [
+    "book/home.html",
+    "book/draw.html",
+    "book/sine.html",
+    "book/how_to_use.html",
+    "book/results.html",
+    "book/glossary.html",
+    "book/api/engine.html",
+    "notebooks/03_maml.html",
+    "notebooks/19_adversarial_moment_matching.html",
+    "notebooks/30_self_supervision.html",
+    "_modules/metanotes/training.html",
+]
+
 every_page = pytest.mark.parametrize("name", [n for n in PAGES if n != "index.html"])
 every_article = pytest.mark.parametrize("name", ARTICLES)
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)
@@ -95,7 +110,6 @@ def test_page_in_light(light: pages.Reader, name: str) -> None:
         assert pages.copy_buttons(visit) == []
         assert pages.contrast(visit) == []
         assert pages.names_of_controls(visit) == []
-        assert axe.violations(visit) == []
         visit.page.set_viewport_size(pages.PHONE)
         visit.page.wait_for_timeout(150)
         assert pages.overflow(visit) == []
@@ -110,10 +124,19 @@ def test_page_in_dark_on_a_phone(dark: pages.Reader, name: str) -> None:
         assert visit.errors == []
         assert visit.page.locator("html").get_attribute("data-theme") == "dark"
         assert pages.contrast(visit) == []
-        assert axe.violations(visit) == []
         assert pages.overflow(visit) == []
     finally:
         visit.page.close()
+
+
+@pytest.mark.parametrize("name", OF_EVERY_KIND)
+def test_axe_finds_nothing(light: pages.Reader, dark: pages.Reader, name: str) -> None:
+    for reader in (light, dark):
+        visit = reader.open(name)
+        try:
+            assert axe.violations(visit) == []
+        finally:
+            visit.page.close()
 
 
 @every_article
