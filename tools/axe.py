@@ -28,8 +28,8 @@ THEME = {
     "label-content-name-mismatch": ".search-button, .search-button__button, .theme-switch-button",
     # The logo and the buttons above an article stand in no landmark.
     "region": ".navbar-brand, .skip-link, .bd-header-article, .bd-sidebar-primary",
-    # The box in which a wide table of Markdown scrolls cannot be reached by the keyboard.
-    "scrollable-region-focusable": ".pst-scrollable-table-container",
+    # Wide tables scroll, and cannot be reached by the keyboard.
+    "scrollable-region-focusable": ".pst-scrollable-table-container, .cell_output table",
     # The arrows that open a part of the contents have no name.
     "summary-name": ".bd-sidebar-primary, nav.bd-links",
 }
