@@ -275,6 +275,7 @@ def interaction(visit: Visit) -> list[str]:
         if not sliders.count() + menus.count():
             found.append(f"{who} has no control")
         for slider in sliders.all():
+            slider.evaluate("e => e.scrollIntoView({ block: 'center' })")  # of a tall figure too
             before, line = shown(), slider.bounding_box()
             assert line is not None
             middle, width = line["y"] + line["height"] / 2, line["width"]
