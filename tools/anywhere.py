@@ -1,7 +1,7 @@
 """Run the chapters as a reader does who has no copy of the book's repository.
 
     python tools/anywhere.py                                      # all of them
-    python tools/anywhere.py notebooks/15_hypergradients.ipynb --environment /tmp/reader
+    python tools/anywhere.py notebooks/15_hypergradients.ipynb --environment ../reader
 
 A new environment gets what `pip install ".[notebooks]"` brings, and nothing else. The chapters are
 copied to another folder, without data sets, and `jupyter nbconvert` executes one after the other.

@@ -19,7 +19,7 @@ from metanotes._ground.randomness import seeded
 from metanotes.methods.language.token_loss import IGNORED, token_loss
 from metanotes.nets import Translator
 from metanotes.task import Batch
-from metanotes.theta import Part, parts_of
+from metanotes.theta import Part, parts_of, trainable
 
 
 class FineTuned(NamedTuple):
@@ -90,7 +90,7 @@ def fine_tune(
     patience: int | None = None,
     seed: int = 0,
 ) -> FineTuned:
-    """Fine-tune a translator in place; it ends as it was best on the dev set.
+    """Fine-tune a translator in place; it ends as it was best on the dev set, in its old mode.
 
     Args:
         model: the start, which is changed.
@@ -100,14 +100,15 @@ def fine_tune(
         size: sentences of a minibatch.
         lr: the rate of Adam, which falls to 0 along a line.
         adapts: which part moves, see `InnerLoopLearner`; default: the encoder with the embedding
-            of the words that are read. The rest stands still.
+            of the words that are read. The rest stands still, as does what requires no gradient.
         smoothing: of the labels.
         clip: bound on the norm of the gradient.
         patience: stop when so many epochs in a row were no better; default: never.
         seed: of the order of the sentences and of dropout.
 
     Raises:
-        ValueError: counts below 1, a part that is not there, tokens of another vocabulary.
+        ValueError: counts below 1, a part that is not there or that is frozen, sets without a
+            token that counts, tokens of another vocabulary.
 
     >>> from metanotes.nets import Translator
     >>> model = Translator(50, 30, width=32, heads=4, layers=1, positions=12)
@@ -118,10 +119,15 @@ def fine_tune(
     True
     """
     count("epochs", epochs)
-    names = (
-        parts_of(model, adapts) if adapts is not None else {n for n, _ in model.named_parameters()}
-    )
-    moving = [p for name, p in model.named_parameters() if name in names]
+    for name, batch in (("train", train), ("dev", dev)):
+        if not (batch.y != IGNORED).any():
+            raise ValueError(f"{name} has {len(batch.y)} sentences and no token that counts")
+    phi = trainable(model)
+    names = phi.keys() if adapts is None else parts_of(model, adapts)
+    moving = [p for name, p in phi.items() if name in names]
+    if not moving:
+        raise ValueError(f"adapts={adapts!r} is frozen: no parameter of it requires a gradient")
+    training = model.training
     optimizer = torch.optim.Adam(moving, positive("lr", lr), betas=(0.9, 0.98))
     steps = epochs * -(-len(train.y) // count("size", size))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: max(0.0, 1 - n / steps))
@@ -147,6 +153,7 @@ def fine_tune(
     for p in moving:
         p.grad = None
     model.load_state_dict(kept)
+    model.train(training)
     return FineTuned(losses, best)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from metanotes import Batch
 from metanotes.data import Words, generated_pairs, language, part_pairs, token_pairs
 from metanotes.methods.language import dev_loss, fine_tune, token_loss
 from metanotes.nets import Translator
@@ -25,6 +26,29 @@ def test_the_dev_loss_is_the_mean_over_all_tokens() -> None:
     for size in (4, 7, 100):
         assert dev_loss(model.train(), DEV, size) == pytest.approx(expected, abs=1e-5)
     assert model.training
+
+
+def test_what_is_frozen_stays_and_the_mode_too() -> None:
+    model = small().eval()
+    model.encoder.embedding.weight.requires_grad_(False)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    fine_tune(model, TRAIN, DEV, epochs=1)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert "encoder.embedding.weight" not in moved
+    assert not model.training
+    with pytest.raises(ValueError, match="is frozen"):
+        fine_tune(model.requires_grad_(False), TRAIN, DEV, epochs=1)
+
+
+def test_sets_without_a_sentence_are_refused() -> None:
+    for sets, name in (((TRAIN, empty()), "dev"), ((empty(), DEV), "train")):
+        with pytest.raises(ValueError, match=f"{name} has 0 sentences"):
+            fine_tune(small(), *sets, epochs=1)
+
+
+def empty() -> Batch:
+    return Batch({name: t[:0] for name, t in DEV.x.items()}, DEV.y[:0])
 
 
 def test_only_the_encoder_moves_unless_all_is_asked_for() -> None:
