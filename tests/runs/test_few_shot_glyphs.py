@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ("fine-tuning", "Reptile", "hyper-representation", WITHOUT))
+@pytest.mark.parametrize("name", ["fine-tuning", "Reptile", "hyper-representation", WITHOUT])
 def test_a_learner_gets_the_pair_of_rates_that_does_best_on_validation(
     folder: Path, name: str
 ) -> None:
