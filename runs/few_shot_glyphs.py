@@ -1,9 +1,8 @@
 """Few-shot classification on glyphs: every learner with one network, as many images, one search.
 
 Characters of the background are split in two: to train on, and to choose by. Each training sees
-`IMAGES` images, whatever its episodes look like. Of `INNER` x `OUTER`, or as many pairs of rates of
-its own, each learner takes the one that does best on validation characters after a third of the
-training.
+`IMAGES` images, whatever its episodes look like. Of twelve pairs of an inner and an outer rate each
+learner takes the one that does best on validation characters after a third of the training.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from runs.jobs import Job, LongRun, Session
 NAME = "few_shot_glyphs"
 WAYS, CHANNELS, MINIBATCH = 5, 16, 64
 IMAGES, PART = 48_000, 3  # of a training; how many times as short a trial is
-INNER, OUTER = (0.1, 0.4, 1.0), (1e-3, 3e-3, 1e-2)
+INNER, OUTER = (0.1, 0.4, 1.0), (1e-3, 3e-3, 1e-2, 3e-2)
 VALIDATION, TEST = 100, 200  # tasks
 QUERIES = {"validation": 5, "transductive": 15, "each alone": 5}  # of a class
 
@@ -89,7 +88,7 @@ FEATURES, WITHOUT = "nearest neighbour in features", "MAML without convolutions"
 RECIPES: dict[str, Recipe] = {
     FEATURES: Recipe("classifier", 0, tasks=1, inner=(0.0,), steps=()),
     "fine-tuning": Recipe(
-        "classifier", 0, tasks=1, inner=(0.05, 0.2, 0.8), trial_steps=10, steps=(1, 5, 10, 20, 50)
+        "classifier", 0, tasks=1, inner=(0.2, 0.8, 3.0), trial_steps=10, steps=(1, 5, 10, 20, 50)
     ),
     "joint pre-training": Recipe("joint pre-training"),
     "Reptile": Recipe(
@@ -97,17 +96,19 @@ RECIPES: dict[str, Recipe] = {
         shots=9,
         queries=1,
         tasks=5,
-        inner=(3e-3, 1e-2, 3e-2),
-        outer=(0.25, 0.5, 1.0),
+        inner=(1e-2, 3e-2, 1e-1),
+        outer=(0.25, 0.5, 1.0, 2.0),
         sgd=True,
         trial_steps=20,
         steps=(5, 10, 20, 50),
     ),
-    "first-order MAML": Recipe("first-order MAML"),
+    "first-order MAML": Recipe("first-order MAML", inner=(0.03, 0.1, 0.4)),
     "MAML": Recipe("MAML"),
     "Meta-SGD": Recipe("Meta-SGD"),
-    "ANIL": Recipe("ANIL"),
-    "hyper-representation": Recipe("hyper-representation", 30, queries=3, tasks=1),
+    "ANIL": Recipe("ANIL", inner=(0.03, 0.1, 0.4)),
+    "hyper-representation": Recipe(
+        "hyper-representation", 30, queries=3, tasks=1, inner=(0.4, 1.0, 2.5)
+    ),
     WITHOUT: Recipe("MAML"),
 }
 
