@@ -34,9 +34,9 @@ COMPARISONS = {
     "fine-tuning": RED,
 }
 READERS = {  # of the whole support set
-    "hypernetwork": OLIVE,
-    "neural process": PURPLE,
-    "in context": TEAL,
+    "hypernetwork": ORANGE,
+    "neural process": RED,
+    "in context": GREEN,
     "set network": FOREST,
 }
 RULES = {
