@@ -2,6 +2,7 @@
 
 from metanotes.notebook.checks import check_close
 from metanotes.notebook.figures import dropdown, image, notebook_style, slider
+from metanotes.notebook.palette import color_of, looks_of
 from metanotes.notebook.records import (
     OverSeeds,
     Record,
@@ -18,9 +19,11 @@ __all__ = [
     "OverSeeds",
     "Record",
     "check_close",
+    "color_of",
     "dropdown",
     "html_table",
     "image",
+    "looks_of",
     "notebook_style",
     "record",
     "record_data",
