@@ -102,7 +102,7 @@ def test_a_number_that_no_output_shows_is_found() -> None:
 
 COLOR = re.compile(r"#[0-9a-fA-F]{6}|C\d|tab:\w+|BLUE|ORANGE|RED|GREEN|PINK|PURPLE|SKY|GREY")
 # Chapters whose code names the colours itself; the last two have those of the dictionary.
-BY_HAND = {"22_comparing", "31_translation", "12_learned_optimizers", "24_answers_from_sets"}
+BY_HAND = {"31_translation", "12_learned_optimizers", "24_answers_from_sets"}
 
 
 def is_color(node: ast.AST) -> bool:
