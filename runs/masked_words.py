@@ -35,10 +35,10 @@ WAYS, SHOTS, QUERIES = 5, 5, 5
 ANIL_STEPS, MAML_STEPS, TASKS, JOINT_SIZE = 5, 3, 4, 100
 SENTENCES = 48_000  # through the network and back, for every method
 TRIAL_SENTENCES = 8_000  # for every setting that is tried
-INNER = (0.015, 0.05, 0.15, 0.5, 1.5)
-OUTER = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-TUNING_RATES, TUNING_STEPS = (0.003, 0.01, 0.03, 0.1, 0.3), (1, 3, 10)
-PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+INNER = (0.015, 0.05, 0.15)
+OUTER = (3e-4, 1e-3, 3e-3)
+TUNING_RATES, TUNING_STEPS = (0.03, 0.1, 0.3), (3, 10)
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 CHOICE_TASKS, TEST_TASKS, MARKS, MARK_TASKS = 80, 300, 6, 40
 
 RANDOM, MASKED, NEITHER = "from random weights", "from masked words", "without a network"

@@ -115,7 +115,7 @@ def translator(arm: str, seed: int) -> Translator:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             look = UniversalEmbedding(queries(), own, arms.WIDTH, TEMPERATURE)
-        model.encoder.embedding = look
+        model.encoder.embedding = look  # type: ignore[assignment]
     return model
 
 
@@ -130,7 +130,8 @@ def trained(arm: str, session: Session, name: str | None = None, number: int = 0
     if arm == LOOKUP and name is not None:
         text = sentences.corpus().pool[name].source
         own = queries_of(text, sentences.subset(name, WORDS, number))
-        shared = model.encoder.embedding.queries
+        look: Any = model.encoder.embedding
+        shared = look.queries
         shared.copy_(torch.where(own.any(1, keepdim=True), own, shared))
     return model
 

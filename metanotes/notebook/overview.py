@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -88,14 +89,20 @@ def cost_of(work: Callable[[], object]) -> Cost:
     >>> cost_of(lambda: a @ a.T)
     Cost(operations=24, memory=16)
     """
-    onednn = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # an LSTM of its own is one operation, not counted
-    try:
-        with _Counting() as counted, sdpa_kernel(SDPBackend.MATH):
-            work()
-    finally:
-        torch.backends.mkldnn.enabled = onednn
+    with _Counting() as counted, sdpa_kernel(SDPBackend.MATH), _without_onednn():
+        work()
     return Cost(counted.operations, counted.most)
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Its LSTM is a single operation, whose products are not to be seen."""
+    backend: Any = torch.backends.mkldnn
+    before, backend.enabled = backend.enabled, False
+    try:
+        yield
+    finally:
+        backend.enabled = before
 
 
 class _Counting(TorchDispatchMode):
