@@ -109,7 +109,7 @@ def width(tex: str) -> float | None:
     r"""How wide a formula is, in heights of an x, or None if a command in it is not known.
 
     >>> round(width(r"x + 1"), 1), width(r"\unheard")
-    (5.0, None)
+    (5.2, None)
     """
     # A text keeps its spaces, so it becomes one token.
     tokens = [
