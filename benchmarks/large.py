@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -138,10 +139,12 @@ def graph_on_the_processor() -> AbstractContextManager[Any]:
 def rows(
     name: str, network: Network, machine: Machine, *, tasks: int, queries: int, steps: int
 ) -> Iterator[dict[str, Any]]:
-    """What each way holds and takes, and how far its gradient is from the plainest one's."""
+    """What each way holds and takes, and how far its gradient is from the one in float64."""
     model = network.make().to(machine.device)
-    drawn = moved_to(network.tasks(tasks, queries), torch.float32, machine.device)
-    phi, right = list(model.parameters()), None
+    drawn = network.tasks(tasks, queries)
+    right = in_double(model, moved_to(drawn, torch.float64, machine.device), steps)
+    drawn = moved_to(drawn, torch.float32, machine.device)
+    phi = list(model.parameters())
     for how, way in ways(machine.device).items():
         row: dict[str, Any] = {"network": name, "way": how, "parameters": parameters(model)}
         row |= {"tasks": tasks, "queries": queries, "steps": steps}
@@ -154,7 +157,6 @@ def rows(
                     p.grad = None
                 row["seconds"], row["processor_seconds"] = timed(step, machine)
                 gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in phi]
-                right = [g.clone() for g in gradient] if right is None else right
                 row["difference"] = rounded(relative_error(gradient, right))
                 peak = machine.peak(step)
             row["peak_mb"] = None if peak is None else rounded(peak / 1e6)
@@ -165,6 +167,13 @@ def rows(
         for p in phi:
             p.grad = None
         yield row
+
+
+def in_double(model: nn.Module, tasks: Task, steps: int) -> list[Tensor]:
+    """The meta-gradient in float64."""
+    model = deepcopy(model).double()
+    pulled_back(MAML(model, 0.01, steps), tasks)
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
 
 
 def pulled_back(learner: MAML, tasks: Task) -> None:
