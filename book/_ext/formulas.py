@@ -24,7 +24,7 @@ from matplotlib.mathtext import MathTextParser
 from matplotlib.textpath import TextPath
 
 INLINE = re.compile(r'<span class="(math[^"]*)">\\\((.*?)\\\)</span>', re.S)
-TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\S")
+TOKEN = re.compile(r"\\text\{[^}]*\}|\\[A-Za-z]+|\\.|\S")  # a text keeps its spaces
 EX = 0.442  # of an em; MathJax makes its x as high as that of the words
 SIZE = 1000.0  # of the letters that are measured
 SCRIPT, SMALLEST = 0.7071, 0.5
@@ -32,7 +32,7 @@ SCRIPT_SPACE, BAR_SPACE, SURD, TALL_SURD = 0.05, 0.44, 0.853, 1.0
 
 # The space in eighteenths of an em between two atoms, by their classes. Brackets: not in scripts.
 ORDER = ("ord", "op", "bin", "rel", "open", "close", "punct", "inner")
-SPACES = {
+SPACES: dict[str, tuple[int | tuple[int], ...]] = {
     "ord": (0, 3, (4,), (5,), 0, 0, 0, (3,)),
     "op": (3, 3, 0, (5,), 0, 0, 0, (3,)),
     "bin": ((4,), (4,), 0, 0, (4,), 0, 0, (4,)),
@@ -111,14 +111,8 @@ def width(tex: str) -> float | None:
     >>> round(width(r"x + 1"), 1), width(r"\unheard")
     (5.2, None)
     """
-    # A text keeps its spaces, so it becomes one token.
-    tokens = [
-        part if part.startswith(r"\text{") else token
-        for part in re.split(r"(\\text\{[^}]*\})", tex)
-        for token in ([part] if part.startswith(r"\text{") else TOKEN.findall(part))
-    ]
     try:
-        return Formula(tokens).line(1.0) / EX
+        return Formula(TOKEN.findall(tex)).line(1.0) / EX
     except (UnknownCommand, IndexError):
         return None
 
@@ -237,9 +231,10 @@ def spaces(atoms: list[Atom], size: float) -> float:
     total = 0.0
     for left, right in itertools.pairwise(kinds):
         space = SPACES[left][ORDER.index(right)]
-        if isinstance(space, tuple):
-            space = space[0] if size == 1 else 0
-        total += space / 18
+        if not isinstance(space, tuple):
+            total += space / 18
+        elif size == 1:
+            total += space[0] / 18
     return total * size
 
 

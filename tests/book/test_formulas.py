@@ -14,9 +14,9 @@ SITE = Path(os.environ.get("METANOTES_SITE", ROOT / "_build" / "html"))
 
 
 def ems(tex: str) -> float:
-    found = formulas.width(tex)
-    assert found is not None
-    return found * formulas.EX
+    wide = formulas.width(tex)
+    assert wide is not None
+    return wide * formulas.EX
 
 
 def test_spaces_are_those_of_tex() -> None:
