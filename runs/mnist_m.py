@@ -43,7 +43,20 @@ METHODS: dict[str, tuple[str | None, dict[str, Any] | None]] = {
 
 def make(method: str, seed: int) -> DomainAdaptation:
     """A learner of `METHODS`, new."""
-    similarity, private = METHODS[method]
+    return build(*METHODS[method], seed, ITERATIONS)
+
+
+def build(
+    similarity: str | None, private: dict[str, Any] | None, seed: int, iterations: int
+) -> DomainAdaptation:
+    """A learner, new.
+
+    Args:
+        similarity: `"adversary"`, `"mmd"` or None.
+        private: None for one encoder; for a DSN what differs from the usual weights.
+        seed: of the weights.
+        iterations: over which the similarity rises.
+    """
     seeds = [10 * seed + k for k in range(6)]  # the same shared nets in every method
     encoder = conv_encoder(widths=WIDTHS, seed=seeds[0])
     classifier = mlp(CODE, HIDDEN, 10, seed=seeds[1])
@@ -53,7 +66,7 @@ def make(method: str, seed: int) -> DomainAdaptation:
         alike, gamma = DomainAdversary(mlp(CODE, HIDDEN, 1, seed=seeds[2])), ADVERSARY_WEIGHT
     elif similarity == "mmd":
         alike, gamma = mmd, MMD_WEIGHT
-    options: dict[str, Any] = {"similarity": alike, "gamma": gamma, "ramp": ITERATIONS}
+    options: dict[str, Any] = {"similarity": alike, "gamma": gamma, "ramp": iterations}
     if private is None:
         learner = DomainAdaptation(encoder, classifier, **options)
     else:

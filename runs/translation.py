@@ -6,35 +6,21 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from metanotes._ground.files import write_text
-from metanotes.data import cache_folder, translation_tasks
-from metanotes.history import History
-from metanotes.methods.language import (
-    CorpusScore,
-    bleu,
-    chrf,
-    dev_loss,
-    fine_tune,
-    paired_difference,
-    translate,
-)
+from metanotes.methods.language import CorpusScore, bleu, chrf, paired_difference
 from metanotes.nets import Translator
-from metanotes.training import meta_train
 from runs import translation_arms as arms
 from runs import translation_data as sentences
+from runs import translation_lookup as lookup
+from runs import translation_tuning as tuning
 from runs.jobs import Job, LongRun, Session
-from runs.record import digest
 from runs.translation_arms import FOMAML, MULTI, REPTILE, START
+from runs.translation_tuning import RANDOM
 
-# Words of English to fine-tune on: epochs and sentences of a minibatch.
-TUNING = {4000: (15, 32), 16_000: (10, 64), 64_000: (6, 64)}
-TUNING_RATE = 1e-3
-LONGER = 3  # so many times the epochs where the weights are random
 WORDS = {
     "ron": (0, 4000, 16_000),
     "fin": (0, 4000, 16_000),
@@ -44,9 +30,7 @@ WORDS = {
 }
 FIRST = "ron"  # is judged first; the decoder adapts as well, and random weights are there
 SHOWN = 8  # sentences of a test that are kept to be read
-CHECKPOINT_EVERY = 250
 
-RANDOM = "random weights"
 ALL = ", all adapts"
 SOURCE_SETTING = "source languages"
 
@@ -56,103 +40,32 @@ def pretrained(arm: str, session: Session) -> Translator:
     model = arms.new_model(session.seed)
     if arm == RANDOM:
         return model
+    trainings = arms.trainings()
     for name in (START, arm):
-        train(name, model, session)
+        stream = 10 * session.seed + list(trainings).index(name)
+        tuning.train(name, trainings[name], stream, model, session)
     return model
 
 
-def train(name: str, model: Translator, session: Session) -> None:
-    """One training, with its curve: minus the dev loss of the source languages."""
-    how = arms.trainings()[name]
-    stream = 10 * session.seed + list(arms.trainings()).index(name)
-
-    def until(iteration: int, path: Path) -> History:
-        learner = how.learner(model)
-        optimizer = how.optimizer(learner)
-        torch.manual_seed(stream)  # dropout, and the order of minibatches
-        return meta_train(
-            learner,
-            translation_tasks(
-                sentences.training_tokens(), how.support, how.queries, power=arms.POWER,
-                mixed=how.mixed, seed=stream,
-            ),
-            iteration,
-            how.tasks,
-            optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, how.rate),
-            clip=None if name == REPTILE else arms.CLIP,
-            checkpoint=path,
-            checkpoint_every=CHECKPOINT_EVERY,
-            progress=False,
-        )  # fmt: skip
-
-    session.train(
-        name, how.iterations, until, tasks=how.tasks, judge=lambda: -source_loss(model), legs=6
-    )
-
-
-def source_loss(model: Translator) -> float:
-    """The loss of a token on the source languages' choosing sentences."""
-    dev = sentences.corpus().source_dev
-    losses = [dev_loss(model, sentences.as_tokens(n, pairs).batch()) for n, pairs in dev.items()]
-    return sum(losses) / len(losses)
-
-
-def said(model: Translator, name: str, source: Sequence[str]) -> list[str]:
-    """What a translator makes of some sentences, greedily."""
-    theirs, ours = sentences.vocabularies()
-    model.check_vocabularies(theirs.digest, ours.digest)
-    rows = [theirs.encode(text)[: sentences.POSITIONS] for text in source]
-    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    return [ours.decode(row) for row in translate(model, tokens).tolist()]
-
-
-class Cell(NamedTuple):
-    """One fine-tuning and what it says of the test sentences.
-
-    Args:
-        translations: of all test sentences.
-        note: how the fine-tuning went.
-    """
-
-    translations: list[str]
-    note: str
-
-
-def cell(arm: str, session: Session, name: str, words: int, number: int, adapts: Any) -> Cell:
-    """Fine-tune an arm's translator on a subset of a language; kept in the cache folder."""
-    settings = {"job": session.job.training, "cell": [arm, name, words, number, str(adapts)]}
-    settings["tuning"] = [TUNING.get(words), TUNING_RATE, *[LONGER] * (arm == RANDOM)]
-    path = cache_folder() / "runs" / "translation" / f"cell-{session.seed}-{digest(settings)}.json"
-    if path.exists():
-        return Cell(*json.loads(path.read_text(encoding="utf-8")))
-    model, note = pretrained(arm, session), ""
-    if words:
-        epochs, size = TUNING[words]
-        epochs *= LONGER if arm == RANDOM else 1
-        train = sentences.as_tokens(name, sentences.subset(name, words, number))
-        dev = sentences.as_tokens(name, sentences.corpus().dev[name]).batch()
-        how: Any = {"epochs": epochs, "size": size, "lr": TUNING_RATE, "adapts": adapts}
-        went = fine_tune(model, train.batch(), dev, seed=number, smoothing=arms.SMOOTHING, **how)
-        note = f"{len(train.source)} pairs, best epoch {went.best} of {epochs}, dev loss "
-        note += f"{went.losses[went.best]:.3f}"
-    made = Cell(said(model, name, sentences.corpus().test[name].source), note)
-    write_text(path, json.dumps(made, ensure_ascii=False))
-    session.clock.check()
-    return made
+def cell_of(
+    arm: str, session: Session, name: str, words: int, number: int, adapts: Any
+) -> tuning.Cell:
+    """An arm's translator, fine-tuned on a subset of a language, on its test."""
+    start = partial(pretrained, arm, session)
+    return tuning.cell(arm, start, session, name, words, number, adapts)
 
 
 def work_on_sources(arm: str, session: Session) -> None:
     """Judge an arm on the source languages, each for itself and all together."""
     model = pretrained(arm, session)
     test = sentences.corpus().source_test
-    hypotheses = {name: said(model, name, pairs.source) for name, pairs in test.items()}
+    hypotheses = {name: tuning.said(model, name, pairs.source) for name, pairs in test.items()}
     for metric in (bleu, chrf):
         parts = [metric(hypotheses[name], test[name].english) for name in test]
         whole = CorpusScore(
             torch.cat([p.values for p in parts]), parts[0].metric, False, "sentences"
         )
-        session.score(label(arm, None, whole), whole)
+        session.score(tuning.label(arm, None, whole), whole)
         session.curve(f"{arm}: {whole.metric} by language", [p.mean for p in parts])
     if arm == MULTI:
         session.curve(f"{arm}: pieces seen", sentences.seen_shares())
@@ -164,44 +77,20 @@ def work_on_target(arm: str, name: str, words: int, session: Session) -> None:
     start = arm.removesuffix(ALL)
     test = sentences.corpus().test[name]
     for number in range(sentences.SUBSETS if 0 < words < 64_000 else 1):
-        made = cell(start, session, name, words, number, parts)
+        made = cell_of(start, session, name, words, number, parts)
         score = bleu(made.translations, test.english)
         more = {"note": made.note} if made.note else {}
-        session.score(label(arm, number, score), score, **more)
+        session.score(tuning.label(arm, number, score), score, **more)
         letters = chrf(made.translations, test.english)
-        session.score(label(arm, number, letters), letters)
+        session.score(tuning.label(arm, number, letters), letters)
         if arm in (FOMAML, REPTILE):
-            other = cell(MULTI, session, name, words, number, parts)
+            other = cell_of(MULTI, session, name, words, number, parts)
             difference = paired_difference(score, bleu(other.translations, test.english))
-            session.rows.append(difference_row(session, arm, number, difference, len(score.values)))
+            session.rows.append(
+                tuning.difference_row(session, (arm, MULTI), number, difference, len(score.values))
+            )
         if number == 0:
             keep_sentences(session, arm, name, words, made.translations)
-
-
-def label(arm: str, number: int | None, score: CorpusScore) -> str:
-    """The name of a row."""
-    words = [] if number is None else [f"subset {number}"]
-    words += ["chrF"] if score.metric == "chrF" else []
-    return arm + (": " if words else "") + ", ".join(words)
-
-
-def difference_row(
-    session: Session, arm: str, number: int, difference: Any, count: int
-) -> dict[str, Any]:
-    """The row of a paired difference to joint pre-training."""
-    half = (difference.high - difference.low) / 2
-    return {
-        "name": f"{arm} minus {MULTI}: subset {number}",
-        **session.setting,
-        "value": round(difference.mean, 4),
-        "ci95": round(half, 4),
-        "unit": "BLEU",
-        "tasks": count,
-        "transductive": None,
-        "seed": session.seed,
-        "note": f"paired bootstrap {difference.low:.2f} to {difference.high:.2f}",
-        "settings": session.job.digest,
-    }
 
 
 def keep_sentences(
@@ -243,11 +132,12 @@ def about() -> dict[str, Any]:
             "pieces": f"byte pair encoding, {sentences.SOURCE_PIECES} for all languages that are "
             f"read, {sentences.PIECES} for English",
             **arms.in_words(),
-            "fine-tuning": f"Adam, rate {TUNING_RATE:g} falling to 0, encoder and embedding alone "
-            f"unless the row says '{ALL[2:]}'; kept as it was best on {sentences.DEV} sentences; "
-            "words, epochs, minibatch: "
-            + ", ".join(f"{words}, {e}, {size}" for words, (e, size) in TUNING.items())
-            + f"; random weights: everything, {LONGER} times the epochs",
+            "fine-tuning": f"Adam, rate {tuning.TUNING_RATE:g} falling to 0, encoder and embedding "
+            f"alone unless the row says '{ALL[2:]}'; kept as it was best on {sentences.DEV} "
+            "sentences; words, epochs, minibatch: "
+            + ", ".join(f"{words}, {e}, {size}" for words, (e, size) in tuning.TUNING.items())
+            + f"; random weights: everything, {tuning.LONGER} times the epochs",
+            "lookup": lookup.in_words(),
         },
         "protocol": "BLEU and chrF of sacrebleu on held-out sentences of Tatoeba, translated "
         "greedily, with half of the 95 % interval over sentences by the bootstrap; differences by "
@@ -277,6 +167,7 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
                 for words in sizes
                 if name != FIRST
             ]
+        made += lookup.jobs(seed, setting)
     return made
 
 
@@ -294,8 +185,8 @@ def _job(arm: str, seed: int, of: str, work: Callable[[Session], None]) -> Job:
         work=work,
         training=arms.settings(),
         judging={
-            "tuning": [list(TUNING.items()), TUNING_RATE, sentences.SUBSETS],
-            **({"longer": LONGER} if arm == RANDOM else {}),
+            "tuning": [list(tuning.TUNING.items()), tuning.TUNING_RATE, sentences.SUBSETS],
+            **({"longer": tuning.LONGER} if arm == RANDOM else {}),
         },
         trained=(START, arm.removesuffix(ALL)) if arm != RANDOM else (),
     )

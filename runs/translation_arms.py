@@ -79,14 +79,16 @@ def falling(warmup: int, iterations: int, n: int) -> float:
     return min((n + 1) / warmup, max(0.0, 1 - n / iterations))
 
 
+def adam(rate: float, module: nn.Module) -> torch.optim.Optimizer:
+    """The outer optimizer."""
+    return torch.optim.Adam(module.parameters(), rate, betas=BETAS)
+
+
 def trainings() -> dict[str, Training]:
     """What all start from, and the arms."""
     sentences_seen = STEPS * SIZE
     of_maml = sentences_seen // (LANGUAGES * (SUPPORT + QUERIES))
     of_reptile = sentences_seen // (LANGUAGES * WALK * WALK_SIZE)
-
-    def adam(rate: float, module: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(module.parameters(), rate, betas=BETAS)
 
     def maml(model: Translator) -> nn.Module:
         how: Any = {"loss": loss_of, "adapts": "encoder", "batch": SUPPORT // INNER_STEPS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from metanotes.notebook import Record, record, record_names
+from metanotes.notebook import Record, looks_of, record, record_names
 
 LINES = 7  # of a panel, at most
 
@@ -110,13 +110,13 @@ def picture(run: Record, pictures: Path) -> tuple[str, str]:
     panels = panels_of(names, list(run.settings))
     figure, axes = _figure(len(panels), height=2.6 * len(panels) + (0.4 if len(names) > 1 else 0))
     for ax, group in zip(axes, panels, strict=True):
-        for number, name in enumerate(group):
+        for name, (color, style) in looks_of(group).items():
             for seed, trained in enumerate(t for t in runs if t["what"] == name):
                 at = trained["curve"]["iteration"]
                 if len(runs) > 1:
                     at = [n / trained["iterations"] * trained["seconds"] / 60 for n in at]
                 label = None if seed else name
-                ax.plot(at, trained["curve"]["value"], color=f"C{number}", label=label)
+                ax.plot(at, trained["curve"]["value"], style, color=color, label=label)
         ax.set(ylabel=run.curve_label)
         ax.yaxis.label.set_size(8)
         if len(names) > 1:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+WORDS = "7.5rem"  # some two words in a line
 
 
 class HtmlTable(str):
@@ -43,3 +45,33 @@ def html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> HtmlTable
         f'<table class="table">\n<thead>{cells("th", head)}</thead>\n<tbody>\n{body}\n</tbody>'
         "\n</table>"
     )
+
+
+def grouped_table(
+    head: Sequence[str], groups: Mapping[str, Sequence[Sequence[str]]], words: int
+) -> HtmlTable:
+    """A long table in groups, each under a line of its own, whose first columns hold words.
+
+    Args:
+        head: the names of the columns.
+        groups: by the line above them, lines as in `html_table`.
+        words: so many columns at the left are kept wide enough to read, also where the page is
+            narrow and the table scrolls.
+
+    Raises:
+        ValueError: a line has more or fewer texts than there are columns.
+
+    >>> table = grouped_table(["method", "cost"], {"where to start": [["MAML", "8.4"]]}, words=1)
+    >>> '<th colspan="2">where to start</th>' in table
+    True
+    """
+    table: str = html_table(head, [line for lines in groups.values() for line in lines])
+    rows = iter(table.partition("<tbody>\n")[2].removesuffix("\n</tbody>\n</table>").split("\n"))
+    body = []
+    for name, lines in groups.items():
+        body.append(f'<tr><th colspan="{len(head)}">{html.escape(name)}</th></tr>')
+        for _ in lines:
+            texts = next(rows)
+            body.append(texts.replace("<td>", f'<td style="min-width: {WORDS}">', words))
+    before = table.partition("<tbody>\n")[0]
+    return HtmlTable(f"{before}<tbody>\n" + "\n".join(body) + "\n</tbody>\n</table>")

@@ -132,8 +132,8 @@ def gradients(model: nn.Module, task: Task, alpha: float) -> dict[str, Tensor]:
     return {
         "red": gradient(mse(model(task.support.x[0]), task.support.y[0])),
         "orange": gradient(first_order(task)),
-        "grey": gradient(MAML(model, alpha, steps=1, loss=mse)(task)),
-        "blue": gradient(reptile.query_losses(Task(in_turn, task.query))) / alpha,
+        "blue": gradient(MAML(model, alpha, steps=1, loss=mse)(task)),
+        "green": gradient(reptile.query_losses(Task(in_turn, task.query))) / alpha,
     }
 
 
@@ -160,14 +160,14 @@ def test_the_four_updates_are_the_packages(alpha: float) -> None:
             for n, _ in model.named_parameters()
         ]
         error = (vector(parts) - gradient).norm() / gradient.norm()
-        assert error < (1e-5 if name == "grey" else 1e-10), name
-    g_1, g_2, maml = right["red"], right["orange"], right["grey"]
+        assert error < (1e-5 if name == "blue" else 1e-10), name
+    g_1, g_2, maml = right["red"], right["orange"], right["blue"]
     plane, _ = torch.linalg.qr(torch.stack([g_1, g_2], 1))
     shadow = (plane.T @ maml).norm() / maml.norm()
     assert abs(torch.rad2deg(torch.arccos(shadow)).item() - ours["rise"]) < 1e-2
     ends = {name: torch.tensor(end, dtype=torch.float64) for name, end in ours["ends"].items()}
     torch.testing.assert_close(ends["red"], torch.tensor([1.0, 0.0], dtype=torch.float64))
-    torch.testing.assert_close(ends["blue"], ends["red"] + ends["orange"])
+    torch.testing.assert_close(ends["green"], ends["red"] + ends["orange"])
     for name, end in ends.items():
         inner = (-right[name] @ -g_1) / g_1.norm() ** 2
         assert abs(end[0] - inner) < 1e-5 * (1 + abs(inner)), name

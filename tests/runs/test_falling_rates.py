@@ -62,7 +62,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(learned_optimizer, "SETTINGS", few)
     monkeypatch.setattr(learned_optimizer, "PHASES", {"full": Phase(False, 2, 2, 2, 1e-3, 1.0)})
     monkeypatch.setattr(learned_optimizer, "VALIDATION_NETWORKS", 2)
-    monkeypatch.setattr(falling_rates, "SETTINGS", tuple(few))
+    settings = {"784-20-10": ("784-20-10", 1), "784-20-10, new networks": ("784-20-10", 2)}
+    monkeypatch.setattr(falling_rates, "SETTINGS", settings)
     monkeypatch.setattr(falling_rates, "NETWORKS", 3)
     monkeypatch.setattr(falling_rates, "tuned", lambda name, goodness, around, rates, make: 0.1)
     all_rivals = rivals
@@ -75,13 +76,15 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     x = torch.randint(256, (200, 1, 28, 28), generator=g, dtype=torch.uint8)
     monkeypatch.setattr(learned_optimizer, "mnist", lambda part: Batch(x, torch.arange(200) % 10))
     falling_rates.rival.cache_clear()
+    falling_rates.chosen_rate.cache_clear()
     return tmp_path
 
 
 def test_the_learned_rule_is_compared_network_by_network(small: Path) -> None:
     main(["falling_rates", "--seeds", "1"], small)
     content = json.loads((small / "falling_rates.json").read_text())
-    values = {row["name"]: row["value"] for row in content["rows"]}
+    rows = [row for row in content["rows"] if row["setting"] == "784-20-10, new networks"]
+    values = {row["name"]: row["value"] for row in rows}
     assert [run["seed"] for run in content["runs"]] == [1]
     for name in ("Adam", "Nesterov, linear"):
         difference = values["learned"] - values[f"{name}, rate 0.1"]
@@ -97,5 +100,30 @@ def test_the_recorded_rule_is_that_of_seed_0(small: Path) -> None:
     losses, _ = falling_rates.ends("784-20-10", rule)
     other, _ = falling_rates.ends("784-20-10", SGD(0.1))
     row = next(row for row in content["rows"] if row["name"] == "learned")
+    assert row["setting"] == "784-20-10"
     assert row["value"] == pytest.approx(losses.mean().item(), abs=2e-4)
     assert row["value"] != pytest.approx(other.mean().item(), abs=2e-4)
+
+
+def test_networks_that_were_looked_at_judge_one_rule_and_new_ones_all() -> None:
+    jobs = falling_rates.jobs((0, 1, 2))
+    seeds = {
+        setting: [job.seed for job in jobs if job.setting == setting and job.seed is not None]
+        for setting in falling_rates.SETTINGS
+    }
+    assert list(seeds.values()) == [[0], [0, 1, 2], [0, 1, 2]]
+    trained = {job.seed: set() for job in jobs}
+    for job in jobs:
+        trained[job.seed].add(str(job.training))
+    assert all(len(settings) == 1 for settings in trained.values())  # a rule is trained once
+
+
+def test_the_rate_of_a_rival_is_that_of_its_kind_whatever_the_test_networks(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = iter([0.1, 0.2])
+    monkeypatch.setattr(falling_rates, "tuned", lambda *a: next(rates))
+    main(["falling_rates", "--seeds", "0", "--learners", "Adam"], small)
+    rows = json.loads((small / "falling_rates.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["Adam, rate 0.1"] * 2
+    assert rows[0]["value"] != rows[1]["value"]  # other networks

@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from metanotes.data import Pairs, Words, generated_pairs, language
 from metanotes.data import english_keys as keys
-from runs import translation, translation_arms, translation_data
+from runs import (
+    translation,
+    translation_arms,
+    translation_data,
+    translation_lookup,
+    translation_tuning,
+)
 from runs.__main__ import main
 
 SMALL: dict[Any, dict[str, Any]] = {
@@ -42,14 +49,21 @@ SMALL: dict[Any, dict[str, Any]] = {
         "WALK": 2,
         "WALK_SIZE": 4,
     },
-    translation: {
-        "TUNING": {40: (2, 4)},
-        "WORDS": {"ron": (0, 40), "kor": (40,)},
-        "SHOWN": 3,
-        "CHECKPOINT_EVERY": 2,
+    translation_tuning: {"TUNING": {40: (2, 4)}, "CHECKPOINT_EVERY": 2},
+    translation_lookup: {
+        "STEPS": 4,
+        "WARMUP": 2,
+        "FREQUENT": 60,
+        "UNIVERSAL": 40,
+        "WIDTH": 8,
+        "ENTRIES": 20,
+        "TARGETS": ("kor", "ron"),
+        "WORDS": 40,
     },
+    translation: {"WORDS": {"ron": (0, 40), "kor": (40,)}, "SHOWN": 3},
 }
-CACHED = ("corpus", "training_tokens", "seen_shares")
+CACHED = [(translation_data, name) for name in ("corpus", "training_tokens", "seen_shares")]
+CACHED += [(translation_lookup, name) for name in ("keys", "queries")]
 
 
 def made_up(names: list[str]) -> dict[str, Pairs]:
@@ -74,11 +88,11 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         return tuple(Words(s for p in pairs for s in side(p)) for side in (_first, _second))  # type: ignore[return-value]
 
     monkeypatch.setattr(translation_data, "vocabularies", words)
-    for name in CACHED:
-        getattr(translation_data, name).cache_clear()
+    for module, name in CACHED:
+        getattr(module, name).cache_clear()
     yield
-    for name in CACHED:
-        getattr(translation_data, name).cache_clear()
+    for module, name in CACHED:
+        getattr(module, name).cache_clear()
 
 
 def _first(pairs: Pairs) -> tuple[str, ...]:
@@ -110,7 +124,9 @@ def test_every_arm_has_its_rows_and_a_difference(tmp_path: Path) -> None:
         assert difference == pytest.approx(parts[0] - parts[1], abs=1e-3)
     assert ("FOMAML", "source languages") in rows
     assert rows["MultiNMT: subset 0", "Romanian, 0 words"]["tasks"] == 8
-    assert {run["what"] for run in content["runs"]} == {"start", "MultiNMT", "FOMAML", "Reptile"}
+    trained = {"start", "MultiNMT", "FOMAML", "Reptile"}
+    trained |= {translation_lookup.PLAIN, translation_lookup.LOOKUP}
+    assert {run["what"] for run in content["runs"]} == trained
     read = json.loads((tmp_path / "translation" / "sentences.json").read_text())
     assert len(read["Korean"]["MultiNMT, 40 words, seed 0"]) == 3
     (seen,) = [c["value"] for c in content["curves"] if c["name"].endswith("pieces seen")]
@@ -143,3 +159,34 @@ def test_every_arm_sees_as_many_sentences() -> None:
         if name != "start"
     }
     assert set(seen.values()) == {64}
+
+
+def test_the_lookup_is_judged_beside_an_embedding_in_both_languages(tmp_path: Path) -> None:
+    content = made_by(tmp_path, "--learners", "from random weights$")
+    plain, look = translation_lookup.PLAIN, translation_lookup.LOOKUP
+    values = {(row["name"], row["setting"]): row["value"] for row in content["rows"]}
+    for at in ("Korean, 40 words", "Romanian, 40 words"):
+        for subset in (0, 1):
+            parts = [values[f"{arm}: subset {subset}", at] for arm in (look, plain)]
+            difference = values[f"{look} minus {plain}: subset {subset}", at]
+            assert difference == pytest.approx(parts[0] - parts[1], abs=1e-3)
+    shares = [c["value"] for c in content["curves"] if c["name"].endswith("with company")]
+    assert all(0 < share <= 1 for (share,) in shares)
+
+
+def test_a_dictionary_has_what_stands_in_the_same_pairs() -> None:
+    theirs = [[10, 11], [10, 12], [13], [13, 12]]
+    ours = [[20, 5], [20], [23], [23, 5]]
+    assert set(translation_lookup.dictionary(theirs, ours)) >= {(10, 20), (13, 23)}
+
+
+def test_a_held_out_language_brings_the_company_of_its_own_pieces() -> None:
+    shared = translation_lookup.queries()
+    pool = translation_data.corpus().pool["kor"]
+    own = translation_lookup.queries_of(pool.source, translation_data.subset("kor", 40, 0))
+    theirs, _ = translation_data.vocabularies()
+    known = torch.tensor(sorted({piece for s in pool.source for piece in theirs.encode(s)}))
+    assert not shared[known].any(1).any()  # none of its words stands in another language
+    assert own[known].any(1).float().mean() > 0.3
+    lengths = own[own.any(1)].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))

@@ -5,7 +5,7 @@
 (() => {
   "use strict";
   const WIDTHS = [1, 64, 64, 1], POINTS = 10;
-  const NAMES = { red: "pre-training", orange: "first-order MAML", blue: "Reptile", grey: "MAML" };
+  const NAMES = { red: "pre-training", orange: "first-order MAML", green: "Reptile", blue: "MAML" };
 
   const gradient = (theta, points) => Play.mlp.lossAndGradient(theta, points).gradient;
   const each = (theta, f) => {
@@ -31,7 +31,7 @@
   function gradients(theta, S, Q, alpha) {
     const g1 = gradient(theta, S), g2 = gradient(plus(theta, -alpha, g1), Q), tiny = 1e-5 / size(g2);
     const difference = plus(gradient(plus(theta, tiny, g2), S), -1, gradient(plus(theta, -tiny, g2), S));
-    return { red: g1, orange: g2, blue: plus(g1, 1, g2), grey: plus(g2, -alpha / (2 * tiny), difference) };
+    return { red: g1, orange: g2, green: plus(g1, 1, g2), blue: plus(g2, -alpha / (2 * tiny), difference) };
   }
 
   // The updates as points of the plane of g1 and g2, in units of |g1|, and by how many degrees MAML's rises out of it.
@@ -40,7 +40,7 @@
     const across = plus(scaled(found.orange, -1), dot(found.orange, e1), e1), e2 = scaled(across, 1 / size(across));
     const place = (g) => [-dot(g, e1) / unit, -dot(g, e2) / unit];
     const ends = Object.fromEntries(Object.entries(found).map(([colour, g]) => [colour, place(g)]));
-    const shadow = (unit * Math.hypot(...ends.grey)) / size(found.grey);
+    const shadow = (unit * Math.hypot(...ends.blue)) / size(found.blue);
     return { ends, rise: (180 * Math.acos(Math.min(1, shadow))) / Math.PI };
   }
 
@@ -75,7 +75,7 @@
       const { power, a, b } = Play.settings(root, { power: (p) => (10 ** p).toPrecision(2) }), alpha = 10 ** power;
       const points = xs.map((x) => [x, a * Math.sin(x + b)]);
       const { ends, rise } = inPlane(gradients(theta, points.slice(0, POINTS), points.slice(POINTS), alpha));
-      const walk = [[0, 0], ends.red, ends.blue], turn = (180 * Math.atan2(ends.orange[1], ends.orange[0])) / Math.PI;
+      const walk = [[0, 0], ends.red, ends.green], turn = (180 * Math.atan2(ends.orange[1], ends.orange[0])) / Math.PI;
       const plane = planeFor(Object.values(ends)), arrows = Object.entries(ends).map(([colour, end]) => {
         return `<g class="play-${colour}">${plane.arrow([0, 0], end)}</g>`;
       });

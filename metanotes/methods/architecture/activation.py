@@ -122,6 +122,12 @@ class TensorRates(UpdateRule):
 class LearnedActivation(InnerLoopLearner):
     """Learns what stands between the layers; the layers are drawn anew for every task.
 
+    On the map:
+        phi: the shape of an activation, and a rate for each tensor
+        adapts: all layers from random weights, k steps
+        outer loss: of the query set, through the steps
+        needs: second derivatives, or first_order=True
+
     Args:
         model: any module. The weights and biases of its linear and convolutional layers are theta,
             drawn from torch's global generator; all its other parameters are phi, such as those of

@@ -144,6 +144,12 @@ class Policy(nn.Module):
 class Controller(Policy):
     """An LSTM that draws an architecture, choice after choice.
 
+    On the map:
+        phi: an LSTM that draws architectures
+        adapts: a network from random weights
+        outer loss: minus the mean validation accuracy, by REINFORCE
+        needs: a training for each draw, no derivative
+
     Args:
         choices: how many options there are at each of the K places.
         hidden: units of the LSTM, at least 1.
@@ -194,6 +200,12 @@ class Controller(Policy):
 
 class Softmaxes(Policy):
     """Independent choices: the scores of every place are parameters, at first all zero.
+
+    On the map:
+        phi: the probabilities of independent choices
+        adapts: a network from random weights
+        outer loss: minus the mean validation accuracy, by REINFORCE
+        needs: a training for each draw, no derivative
 
     Args:
         choices: how many options there are at each of the K places.

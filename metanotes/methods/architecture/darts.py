@@ -42,6 +42,12 @@ class DARTS(nn.Module):
     A task is a minibatch of the training set, its support set, and one of the validation set, its
     query set. `meta_train` takes a turn of "alpha" and a turn of "weights" on each.
 
+    On the map:
+        phi: the weight of each operation
+        adapts: all other weights of the network, by turns
+        outer loss: of a validation set, after one step or none
+        needs: first derivatives; all operations at once in memory
+
     Args:
         net: any module from `[N, ...]` to `[N, ...]` that holds mixed operations
             (`MixedOperation`).

@@ -30,6 +30,12 @@ class OneShot(nn.Module):
 
     A task is a minibatch of the training set; its query set counts (`metanotes.data.batches`).
 
+    On the map:
+        phi: one set of weights for all architectures
+        adapts: nothing: an architecture is chosen afterwards
+        outer loss: of a minibatch, on a random path
+        needs: first derivatives; order kept by the shared weights
+
     Args:
         net: any module from `[N, ...]` to `[N, ...]` that holds mixed operations
             (`MixedOperation`), whose alphas are not used, and get no gradient.

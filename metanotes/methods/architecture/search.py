@@ -80,6 +80,12 @@ def random_search(
 ) -> Trail:
     """Ask for random architectures.
 
+    On the map:
+        phi: an architecture
+        adapts: a network from random weights
+        outer loss: minus the validation accuracy
+        needs: a training for each architecture, no derivative
+
     Args:
         choices: how many options there are at each place.
         reward: of an architecture; it may differ from call to call, as trainings do.
@@ -119,6 +125,12 @@ def regularized_evolution(
     seed: int = 0,
 ) -> Trail:
     """Ask for random architectures first, and for children of the best then.
+
+    On the map:
+        phi: an architecture
+        adapts: a network from random weights
+        outer loss: minus the validation accuracy
+        needs: a training for each architecture, no derivative
 
     Args:
         choices: how many options there are at each place.

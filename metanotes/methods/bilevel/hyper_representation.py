@@ -22,6 +22,12 @@ from metanotes.update_rules import SGD, step_size
 class HyperRepresentation(InnerLoopLearner):
     """Learn a representation on which k steps of gradient descent from a zero head do best.
 
+    On the map:
+        phi: a body
+        adapts: a head from zero, k steps
+        outer loss: of the query set, through the steps
+        needs: second derivatives, of the head alone
+
     Args:
         model: an `nn.Sequential`: the last module is the head, which starts each task at zero
             whatever weights it has, whose gradient is zero; those before it are the body,

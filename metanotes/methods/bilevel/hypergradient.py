@@ -64,6 +64,12 @@ def hypergradient(
     numbers and any shapes: one penalty, a weight for every example `[N]`, all the parameters of a
     network (`dict(net.named_parameters())`). Nothing that is given is changed.
 
+    On the map:
+        phi: whatever the inner problem holds fixed
+        adapts: the inner variables, T steps
+        outer loss: a validation loss, after the steps or at the minimum
+        needs: products with second derivatives; cg and neumann: a minimum
+
     Args:
         outer: E(w, hyper), a scalar: the validation loss, or the mean over tasks of their query
             losses.

@@ -22,6 +22,12 @@ class Classifier(Learner):
     With tasks that are minibatches of all classes (`metanotes.data.batches`), `meta_train` trains
     it as any other learner.
 
+    On the map:
+        phi: a network for all classes
+        adapts: nothing
+        outer loss: of all examples
+        needs: one labelled set of many classes
+
     Args:
         model: any module from `[N, ...]` to `[N, classes]`; its parameters are phi.
         loss: of one minibatch.

@@ -66,6 +66,12 @@ class LogisticNetwork(Comparing):
     On a frozen body it is the strong baseline of few-shot learning; trained, the body is learned
     for the sake of this classifier. As with prototypes, no number of classes is a part of phi.
 
+    On the map:
+        phi: a body
+        adapts: a linear classifier of the features, solved to the end
+        outer loss: of the query set, through the solution
+        needs: first derivatives; an example of each class
+
     Args:
         body: any module from `[N, ...]` to features `[N, ...]`, which are brought to length 1.
         ways: classes of a task, at least 2.

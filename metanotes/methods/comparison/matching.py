@@ -54,6 +54,12 @@ class MatchingNetwork(Comparing):
     With squared distances, tau = 1 and one example a class it is a `PrototypicalNetwork`. With more
     examples every one keeps its vote, and a class with more examples has more of them.
 
+    On the map:
+        phi: a body
+        adapts: nothing: the features of the examples are kept
+        outer loss: of the query set
+        needs: first derivatives; an example of each class
+
     Args:
         body: any module from `[N, ...]` to features `[N, ...]`.
         ways: classes of a task, at least 2.

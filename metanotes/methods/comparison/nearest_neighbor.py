@@ -34,6 +34,12 @@ class Neighbors(NamedTuple):
 class NearestNeighbor(Learner):
     """Answers with the label of the support example whose features are nearest.
 
+    On the map:
+        phi: nothing: the body was learned elsewhere
+        adapts: nothing: the features of the examples are kept
+        outer loss: none
+        needs: features, or pixels
+
     Args:
         body: from `[N, ...]` to features `[N, ...]`; `nn.Flatten()` compares pixels.
         ways: classes of a task.

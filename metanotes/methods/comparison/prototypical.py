@@ -25,6 +25,12 @@ class PrototypicalNetwork(Comparing):
     tasks other numbers than the next: each mean is over its own. (All tasks of a `Task` have the
     same number of support examples in all, as they lie in one tensor.)
 
+    On the map:
+        phi: a body
+        adapts: a mean for each class
+        outer loss: of the query set
+        needs: first derivatives; an example of each class
+
     Args:
         body: any module from `[N, ...]` to features `[N, ...]`, such as `conv4(ways=None)`.
         ways: classes of a task, at least 2.

@@ -38,6 +38,12 @@ class RelationNetwork(Comparing):
     As in the paper, the maps of a class's examples are summed, not averaged: a relation that was
     trained with one example a class has not met the sum of five.
 
+    On the map:
+        phi: a body, and how its features are compared
+        adapts: a sum of features for each class
+        outer loss: the squared error of each comparison
+        needs: first derivatives; an example of each class
+
     Args:
         body: any module from `[N, ...]` to features or feature maps `[N, ...]`, such as
             `conv4(None, halvings=2)[:-1]`.

@@ -56,6 +56,12 @@ class SiameseNetwork(Comparing):
 
     alpha starts at -1/F, so that r is minus the mean distance of the features, and b at zero.
 
+    On the map:
+        phi: a body, and how its features are compared
+        adapts: nothing: the features of the examples are kept
+        outer loss: of all pairs of examples: are they of one class
+        needs: first derivatives; labels of both sets
+
     Args:
         body: any module from `[N, ...]` to features `[N, ...]`.
         ways: classes of a task, at least 2.

@@ -28,6 +28,12 @@ from metanotes.update_rules import SGD, step_size
 class OML(StreamLearner):
     """Learn a representation on which a head, from zero, learns online and does not forget.
 
+    On the map:
+        phi: a body
+        adapts: a head from zero, an example a step
+        outer loss: of all classes of a stream, after it
+        needs: second derivatives, of the head alone
+
     Args:
         model: an `nn.Sequential`: the last module is the head, which starts each stream at zero
             whatever weights it has; those before it are the body, phi. For streams of other numbers

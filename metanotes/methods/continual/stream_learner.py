@@ -29,6 +29,12 @@ from metanotes.update_rules import UpdateRule
 class StreamLearner(InnerLoopLearner):
     """Descends on the support set in its order, a few examples a step, each of them once.
 
+    On the map:
+        phi: where all weights start
+        adapts: all weights, a few examples a step
+        outer loss: of all classes of a stream, after it
+        needs: second derivatives, or first_order=True
+
     Args:
         model: any module; where it starts is phi. See `InnerLoopLearner`.
         rule: makes a step of a gradient.

@@ -138,6 +138,12 @@ class LearnedAugmentation(LookaheadLearner):
     A task is a minibatch to train on, its support set, and examples as the model will meet them,
     its query set. They show how they vary; nobody has to say it.
 
+    On the map:
+        phi: how far images are altered
+        adapts: a model, a step ahead
+        outer loss: of examples as they will be met, after the step
+        needs: second derivatives; alterations with a derivative
+
     Args:
         model: any module; its parameters are theta.
         inner_lr: alpha, the size of the step ahead, above 0.

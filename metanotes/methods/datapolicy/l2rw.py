@@ -39,6 +39,12 @@ class L2RW(Learner):
     A task is a minibatch to train on, its support set, and clean examples, its query set, which may
     be few. A step costs about three of an ordinary one.
 
+    On the map:
+        phi: the weights of a model
+        adapts: what each example of a minibatch counts
+        outer loss: of the minibatch, weighted
+        needs: second derivatives; a few clean examples
+
     Args:
         model: any module; its parameters are what is trained.
         loss: from outputs `[N, ...]` and targets `[N]` or `[N, ...]` to a scalar.

@@ -25,6 +25,12 @@ from metanotes.theta import Theta
 class MetaWeightNet(LookaheadLearner):
     """A model whose examples are weighted by a learned function of their losses.
 
+    On the map:
+        phi: what an example of a given loss counts
+        adapts: a model, a step ahead
+        outer loss: of clean examples, after the step
+        needs: second derivatives; a few clean examples
+
     Args:
         model: any module; its parameters are theta.
         inner_lr: alpha, the size of the step ahead, above 0.

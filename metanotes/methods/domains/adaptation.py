@@ -26,6 +26,12 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 class DomainAdaptation(Learner):
     """A classifier of one domain that is made to work on another: source only, DANN, or MMD.
 
+    On the map:
+        phi: a network for both domains
+        adapts: nothing
+        outer loss: of the source's labels, and how unlike the domains are
+        needs: labels of one domain, inputs of the other
+
     Args:
         encoder: E, from `[n, ...]` to a code `[n, d]`.
         classifier: G, from `[n, d]` to `[n, classes]`.

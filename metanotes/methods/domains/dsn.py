@@ -37,6 +37,12 @@ class Parts(NamedTuple):
 class DSN(DomainAdaptation):
     """Private and shared encoders, a shared decoder, a classifier.
 
+    On the map:
+        phi: a network for both domains, and a private one for each
+        adapts: nothing
+        outer loss: of the source's labels, of rebuilt inputs, and how unlike the shared codes are
+        needs: labels of one domain, inputs of the other
+
     Args:
         encoder: E_c, from `[n, ...]` to `[n, d]`.
         classifier: G, from `[n, d]` to `[n, classes]`.

@@ -96,6 +96,12 @@ def reversal_schedule(progress: float) -> float:
 class DomainAdversary(nn.Module):
     """The loss of a domain classifier, with the encoder against it.
 
+    On the map:
+        phi: a representation, against a classifier of the domains
+        adapts: nothing
+        outer loss: minus that of the classifier of the domains
+        needs: inputs of two domains, without labels
+
     Args:
         net: D before its sigmoid, from `[n, d]` to `[n, 1]`.
         flipped: how the encoder fights. False: by the reversed gradient of (1). True: it descends

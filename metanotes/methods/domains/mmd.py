@@ -83,6 +83,12 @@ def mmd(
 ) -> Tensor:
     """The squared maximum mean discrepancy (1) of two samples; its gradient is exact.
 
+    On the map:
+        phi: a representation
+        adapts: nothing
+        outer loss: the distance of two samples' means in a kernel's space
+        needs: inputs of two domains, without labels
+
     Args:
         x: a sample, `[n, d]`.
         y: another, `[m, d]`.

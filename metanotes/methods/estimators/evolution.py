@@ -34,6 +34,12 @@ def evolution_strategy(
 ) -> Tensor:
     """The smoothed loss (1), whose gradient in phi is the estimate (3), or (2).
 
+    On the map:
+        phi: any numbers
+        adapts: whatever the loss lets adapt
+        outer loss: any loss, smoothed by noise in phi
+        needs: m values of the loss, no derivative
+
     Args:
         loss: L, of one phi, a number or the losses of tasks `[T]`. It is never differentiated.
         phi: a tensor, or tensors by name, that require a gradient.

@@ -20,6 +20,12 @@ def finite_differences(
 ) -> Tensor:
     """The mean loss around phi, whose gradient in phi is the central difference (1).
 
+    On the map:
+        phi: any few numbers
+        adapts: whatever the loss lets adapt
+        outer loss: any loss
+        needs: two values of the loss for each number, no derivative
+
     Args:
         loss: L, of one phi, a number or the losses of tasks `[T]`. It is never differentiated. One
             that draws should draw the same each time (common random numbers), or its noise is

@@ -31,6 +31,12 @@ def gumbel_softmax(
 ) -> Tensor:
     """Choices (1), drawn with the given generator: `torch.nn.functional.gumbel_softmax` has none.
 
+    On the map:
+        phi: the probabilities of a choice
+        adapts: whatever the loss lets adapt
+        outer loss: any loss of a softened choice
+        needs: a derivative in what is chosen
+
     Args:
         logits: `[..., K]`, of choices among K; for n draws, `logits.expand(n, K)`.
         temperature: above 0.

@@ -24,6 +24,12 @@ def score_function(
 ) -> Tensor:
     """The mean loss of n draws, whose gradient is the mean of the estimates (2).
 
+    On the map:
+        phi: the probabilities of a choice
+        adapts: whatever the loss lets adapt
+        outer loss: any loss of a choice, in the mean
+        needs: values of the loss for drawn choices, no derivative
+
     Args:
         log_probs: log p(a_i) of n independent draws, `[n]`, which depend on phi.
         losses: L(a_i), `[n]`, or of T tasks each, `[n, T]`. What they depend on by themselves they

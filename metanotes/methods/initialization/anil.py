@@ -22,6 +22,12 @@ from metanotes.theta import check_head
 class ANIL(MAML):
     """Learn a representation on which k steps of gradient descent on the head alone do best.
 
+    On the map:
+        phi: a body, and where its head starts
+        adapts: the head, k steps
+        outer loss: of the query set, through the steps
+        needs: second derivatives, of the head alone
+
     Args:
         model: an `nn.Sequential` of at least two modules: the last is the head, which adapts, and
             those before it are the body, which does not. All their parameters are phi. Any body

@@ -20,6 +20,12 @@ from metanotes.update_rules import SGD, step_size
 class MAML(InnerLoopLearner):
     """Learn the start phi from which k steps of gradient descent do best.
 
+    On the map:
+        phi: where all weights start
+        adapts: all weights, k steps
+        outer loss: of the query set, through the steps
+        needs: second derivatives, or first_order=True
+
     Args:
         model: any module; its parameters are phi. See `InnerLoopLearner`.
         inner_lr: the inner step size alpha, above 0.

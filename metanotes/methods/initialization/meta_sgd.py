@@ -52,6 +52,12 @@ class LearnedRates(UpdateRule):
 class MetaSGD(InnerLoopLearner):
     """Learn the start and the step size of every parameter.
 
+    On the map:
+        phi: where all weights start, and a rate for each
+        adapts: all weights, k steps
+        outer loss: of the query set, through the steps
+        needs: second derivatives, or first_order=True
+
     Args:
         model: any module; its parameters are phi, with as many step sizes. See `InnerLoopLearner`.
         inner_lr: the step size that all start at, above 0.

@@ -26,6 +26,12 @@ class Pretrained(InnerLoopLearner):
     Its loss is that of phi on all the data of a task, support and query. Its `adapt` is
     that of `MAML`, so both are judged alike.
 
+    On the map:
+        phi: where all weights start
+        adapts: nothing in training; all weights afterwards
+        outer loss: of all examples, before any step
+        needs: first derivatives; the same outputs in every task
+
     Args:
         model: any module; its parameters are phi. See `InnerLoopLearner`.
         inner_lr: the step size of fine-tuning, above 0.

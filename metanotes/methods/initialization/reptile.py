@@ -36,6 +36,12 @@ class Reptile(InnerLoopLearner):
     torch's global generator, as the masks of dropout are. `adapt` takes the whole support set in
     every step.
 
+    On the map:
+        phi: where all weights start
+        adapts: all weights, k steps
+        outer loss: half the squared distance to where the steps ended
+        needs: first derivatives; no query set
+
     Args:
         model: any module; its parameters are phi. See `InnerLoopLearner`.
         rule: makes a step of a gradient: `SGD(lr)`, or as published `Adam(lr, betas=(0, 0.999))`.

@@ -92,6 +92,12 @@ def fine_tune(
 ) -> FineTuned:
     """Fine-tune a translator in place; it ends as it was best on the dev set, in its old mode.
 
+    On the map:
+        phi: nothing: the start was learned elsewhere
+        adapts: the encoder, or another part, hundreds of steps
+        outer loss: none
+        needs: some sentences, and others to choose the epoch by
+
     Args:
         model: the start, which is changed.
         train: x `{"source": [n, S], "target": [n, L]}`, y `[n, L]`, -100 where nothing counts.

@@ -54,6 +54,12 @@ class Conditioned(NamedTuple):
 class GaussianProcess(Learner):
     """Answers with the posterior mean (1). Nothing in it is learned.
 
+    On the map:
+        phi: nothing
+        adapts: the solution of a linear system
+        outer loss: none
+        needs: the law that the tasks are drawn from
+
     Args:
         kernel: k of one task, from x `[N, inputs]` and z `[M, inputs]` to `[N, M]`.
         noise: s, the standard deviation of the noise in y, above 0. In float32 one below a

@@ -33,6 +33,12 @@ SMALL = 0.3  # share of the usual initial weights with which g begins, so that t
 class HyperNetwork(Learner):
     """Writes the weights of a model, (2), from a code (1) of the support set.
 
+    On the map:
+        phi: a network that writes the weights of another
+        adapts: all weights of the other, written at once
+        outer loss: of the query set
+        needs: first derivatives; sets of points, of any size
+
     Args:
         model: f, any module from `[N, ...]` to `[N, ...]`; its parameters are theta_0.
         inputs: numbers in an x.

@@ -33,6 +33,12 @@ from metanotes.theta import call, over_tasks
 class InContextLearner(Learner):
     """A transformer that reads the support set with a query, and answers.
 
+    On the map:
+        phi: a transformer
+        adapts: nothing: the examples are read again with each query
+        outer loss: of the query set
+        needs: first derivatives; many tasks
+
     Args:
         inputs: numbers in an x; with a body, features.
         outputs: numbers in a y, or classes where the targets are labels.

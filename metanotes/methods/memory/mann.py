@@ -141,6 +141,12 @@ class MemoryNet(nn.Module):
 class MANN(SequenceLearner):
     """A memory-augmented network, of which all is phi.
 
+    On the map:
+        phi: a controller of a memory
+        adapts: what stands in the memory
+        outer loss: of each answer along the sequence
+        needs: first derivatives, back through the sequence
+
     Args:
         features: numbers of an x, F.
         ways: classes of a sequence.

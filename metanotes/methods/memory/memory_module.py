@@ -92,6 +92,12 @@ class MemoryModule(nn.Module):
     In training every sequence has a memory of its own, empty at first. `recall` goes on with
     whatever memory it is given.
 
+    On the map:
+        phi: a body
+        adapts: keys and values in slots
+        outer loss: a margin between the nearest right and the nearest wrong key
+        needs: first derivatives; a slot for each class
+
     Args:
         body: from `[N, ...]` to features `[N, F]`. One with batch normalisation needs running
             statistics: in training all examples share a batch.

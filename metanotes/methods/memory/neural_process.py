@@ -40,6 +40,12 @@ class NeuralProcess(Learner):
     In training its losses are (3). `predict` gives the means, so that `evaluate` gives their mean
     squared error, and `distribution` both.
 
+    On the map:
+        phi: an encoder of examples, and a decoder of their mean code
+        adapts: the code of the set
+        outer loss: minus the log-likelihood of the query set
+        needs: first derivatives; many tasks
+
     Args:
         inputs: numbers in an x.
         outputs: numbers in a y.

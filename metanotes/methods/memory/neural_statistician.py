@@ -41,6 +41,12 @@ class NeuralStatistician(Learner):
     query, are a set; the losses are minus the bound (1) for an example. `adapt` gives q(c|D_k) of
     each class, and `predict` answers with (3).
 
+    On the map:
+        phi: an encoder of sets, and a decoder of examples
+        adapts: a distribution of a vector for each class
+        outer loss: minus a lower bound of the log-likelihood of all examples
+        needs: first derivatives; sets, without other labels
+
     Args:
         body: h, from x `[N, ...]` to features `[N, F]`; it must not mix examples.
         decoder: from (z, c), `[N, latent + context]`, to what p(x|z, c) is made of.

@@ -49,6 +49,12 @@ class RecurrentLearner(Learner):
     (2). `adapt` runs the net along the support set, and `predict` answers each query from there
     on its own.
 
+    On the map:
+        phi: an LSTM
+        adapts: its state
+        outer loss: of each prediction along the sequence
+        needs: first derivatives, back through the sequence
+
     Args:
         inputs: numbers in an x.
         outputs: numbers in a y.

@@ -24,6 +24,12 @@ from metanotes.task import Sequences
 class SequenceLearner(nn.Module):
     """Any network on sequences, as a learner: its answer at a place is for the example there.
 
+    On the map:
+        phi: a network on sequences
+        adapts: its state, or nothing: the past is read again
+        outer loss: of each answer along the sequence
+        needs: first derivatives, back through the sequence
+
     Args:
         net: from `[T, L, F + ways]`, the numbers of an x and the label before it, to logits
             `[T, L, ways]`. It must not look ahead: an LSTM, or a causal transformer.

@@ -150,6 +150,12 @@ def _each(loss: Tensor, like: Tensor) -> Tensor:
 class MetaLearnerLSTM(InnerLoopLearner):
     """Learn the start and the gates of k steps, after which the loss is lowest.
 
+    On the map:
+        phi: where all weights start, and the gates of an update rule
+        adapts: all weights, k steps
+        outer loss: of the query set, through the gates
+        needs: first derivatives, as published; second ones with first_order=False
+
     Args:
         model: any module; its parameters are c_0, a part of phi. See `InnerLoopLearner`.
         steps: inner steps k in training; `adapt` and `evaluate` may take more.

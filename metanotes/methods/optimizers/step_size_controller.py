@@ -58,6 +58,12 @@ class Rollout(NamedTuple):
 class StepSizeController(nn.Module):
     """A Gaussian policy over the change of the logarithm of the step size.
 
+    On the map:
+        phi: a policy of step sizes
+        adapts: what it is to minimise, T steps
+        outer loss: minus the rewards of sampled descents, by REINFORCE
+        needs: nothing of the descent but its values and gradients
+
     Args:
         lr: alpha_{-1}, what the first action changes; above 0.
         steps: k of a descent, at least 1.

@@ -79,6 +79,12 @@ class Position(NamedTuple):
 class LearningToOptimize(nn.Module):
     """The learner whose phi is an update rule, and whose loss is that of the whole way.
 
+    On the map:
+        phi: an update rule
+        adapts: what it is to minimise, T steps
+        outer loss: the sum of the values along the way
+        needs: first derivatives; many functions of a kind
+
     Args:
         rule: makes a step of a gradient; its parameters are phi.
         steps: T, at least 1.

@@ -42,6 +42,12 @@ class DatasetDistillation(Learner):
     the networks are judged; of the support sets, only how many there are counts, so that
     `metanotes.data.batches` will do. `evaluate` gives the mean over fresh networks.
 
+    On the map:
+        phi: a few images, and a rate for each step
+        adapts: a network from random weights, k steps
+        outer loss: of real images, through the steps
+        needs: second derivatives
+
     Args:
         draw: from a seed to a new network, which maps images `[N, *shape]` to scores
             `[N, classes]`: `lambda seed: mlp(64, 32, 10, seed=seed)`. The seeds come from torch's

@@ -28,6 +28,12 @@ def distillation_loss(
 ) -> Tensor:
     """The mean of (1) over the examples, a scalar, differentiable in both scores.
 
+    On the map:
+        phi: the weights of a student
+        adapts: nothing
+        outer loss: of the labels, and how unlike its teacher it answers
+        needs: first derivatives; a trained teacher
+
     Args:
         student: scores before the softmax, `[N, C]`.
         teacher: scores of the same classes, `[N, C]`; `detach()` them to hold the teacher constant.

@@ -58,6 +58,12 @@ class MetaDistillation(Learner):
     `meta_train` takes a turn of "teacher" and a turn of "student" on each. With several tasks a
     batch, each has a pilot step of its own.
 
+    On the map:
+        phi: a teacher
+        adapts: a student, a step ahead
+        outer loss: of other examples, after the step
+        needs: second derivatives; a set that neither is trained on
+
     Args:
         student: any module from `[N, ...]` to scores `[N, C]`; its parameters are theta.
         inner_lr: alpha, the size of the pilot step, above 0; as a rule the student's own rate.
