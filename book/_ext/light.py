@@ -1,6 +1,7 @@
 """What makes the built pages fast and light; it works on the files that Sphinx has written.
 
 - Figures to touch become plain HTML with pictures in files (`panels`).
+- Formulas say how wide they will be (`formulas`), and the reader's theme is known from the first.
 - Pictures lose what nobody sees, and say how large they are, so that nothing jumps (`pictures`).
 - Scripts wait until the page has been read; the search's index is loaded where one searches.
 - Of the icons the site has those that it shows (`icons`).
@@ -15,6 +16,7 @@ import hashlib
 import re
 from pathlib import Path
 
+import formulas
 import icons
 import panels
 import pictures
@@ -26,6 +28,12 @@ IMAGE = re.compile(r"<img\b[^>]*>")
 # were marked before MathJax has seen it would lose its mathematics.
 SEARCH = ("searchtools.js", "language_data.js", "searchindex.js", "sphinx_highlight.js")
 NOWHERE = ("fontawesome.js",)
+# What the theme calls "auto" has no colours and no borders: it waits for a script to choose.
+AUTO = 'dataset.theme = localStorage.getItem("theme") || "auto";'
+CHOSEN = (
+    'dataset.theme = { light: "light", dark: "dark" }[localStorage.getItem("mode")] '
+    '|| (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");'
+)
 OWN_LINK = re.compile(r'(<a href="(?!\w+:)([^"]*)") target="_blank"')
 
 
@@ -69,7 +77,8 @@ def light_page(text: str, path: Path, root: Path) -> str:
         (root / name).write_bytes(data)
         return top + name
 
-    text = panels.with_panels(text, save)
+    text = formulas.with_widths(panels.with_panels(text, save))
+    text = text.replace(AUTO, CHOSEN).replace(' data-theme="auto"', "", 1)
     text = SCRIPT.sub(lambda m: light_script(m, searches=path == root / "search.html"), text)
     text = OWN_LINK.sub(lambda m: m[1] + (" download" if m[2].endswith(".ipynb") else ""), text)
     first = True

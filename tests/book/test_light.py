@@ -9,7 +9,7 @@ from pathlib import Path
 import page_weight
 import pages
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.site
 
@@ -18,7 +18,14 @@ SITE = Path(os.environ.get("METANOTES_SITE", ROOT / "_build" / "html"))
 CHAPTERS = [name for name in pages.all_pages(SITE) if name.startswith("notebooks/")]
 LIMIT = 1_300_000  # bytes
 SHIFT = 0.1
-CHAPTER = "notebooks/03_maml.html"
+# A chapter with many formulas in its first lines, a table of code, and long contents.
+JUMPERS = (
+    "notebooks/03_maml.html",
+    "notebooks/19_adversarial_moment_matching.html",
+    "notebooks/appendix_fast_inner_loop.html",
+    "book/api/comparison.html",
+    "book/corrections.html",
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +50,43 @@ def test_a_chapter_is_light(window: Browser, address: str, name: str) -> None:
     assert complaints(reading, shift=1) == []
 
 
-def test_the_third_chapter_does_not_jump(window: Browser, address: str) -> None:
-    assert complaints(page_weight.read(window, f"{address}/{CHAPTER}")) == []
+@pytest.mark.parametrize("name", JUMPERS)
+def test_a_page_does_not_jump(window: Browser, address: str, name: str) -> None:
+    assert complaints(page_weight.read(window, f"{address}/{name}")) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_theme_is_there_before_the_scripts(window: Browser, theme: str) -> None:
+    """What the theme does later would change colours and borders under the reader's eyes."""
+    reader = pages.Reader(window, SITE.as_uri(), pages.DESKTOP, theme)
+    try:
+        page = reader.context.new_page()
+        page.route("**/*.js*", lambda route: route.abort())
+        page.goto(f"{SITE.as_uri()}/book/preface.html")
+        assert page.locator("html").get_attribute("data-theme") == theme
+    finally:
+        reader.close()
+
+
+def test_without_scripts_the_theme_has_colours(plain: Page) -> None:
+    plain.goto(f"{SITE.as_uri()}/book/preface.html")
+    colour = "e => getComputedStyle(e).getPropertyValue('--pst-color-border')"
+    assert plain.locator("html").evaluate(colour) != ""
+
+
+def test_the_contents_follow_the_reader(window: Browser) -> None:
+    """They stand open, longer than the window, and what is being read is in sight."""
+    reader = pages.Reader(window, SITE.as_uri(), pages.DESKTOP, "light")
+    try:
+        page = reader.open("book/corrections.html").page
+        page.evaluate("() => scrollTo({ top: 0.9 * document.body.scrollHeight })")
+        page.wait_for_timeout(1500)
+        entry = page.locator(".bd-sidebar-secondary a.nav-link.active").last.bounding_box()
+        assert entry is not None
+        assert 0 <= entry["y"] < pages.DESKTOP["height"] - entry["height"]
+        assert page.locator(".bd-sidebar-secondary").evaluate("e => e.scrollTop") > 0
+    finally:
+        reader.close()
 
 
 HEAVY = '<script src="heavy.js"></script>'

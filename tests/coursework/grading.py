@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import coursework
 from coursework import Notebook
 
-from tests.coursework.mistakes import Mistake
+from tests.coursework.mistake import Mistake
 
 
 class Graded(NamedTuple):

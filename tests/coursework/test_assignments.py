@@ -10,7 +10,8 @@ import pytest
 from coursework import mark, source
 
 from tests.coursework.grading import empty, expected, graded, with_mistake
-from tests.coursework.mistakes import MISTAKES, Mistake
+from tests.coursework.mistake import Mistake
+from tests.coursework.mistakes import MISTAKES
 
 PAGE = coursework.ROOT / "book" / "coursework.md"
 PATHS = sorted(coursework.ASSIGNMENTS.glob("*.ipynb"))
