@@ -31,6 +31,7 @@ from urllib.parse import unquote, urlsplit
 
 import pages
 from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import TimeoutError as Unrest
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = {"offline": False, "latency": 60, "downloadThroughput": 1.25e6, "uploadThroughput": 1.25e6}
@@ -98,11 +99,17 @@ def content(path: Path) -> tuple[bytes, bool]:
     return (gzip.compress(data, mtime=0), True) if path.suffix in TEXT else (data, False)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """Keeps more than five requests waiting, since a page asks for many at once."""
+
+    request_queue_size = 64
+
+
 @contextmanager
 def server(root: Path) -> Iterator[str]:
     """The address of a folder that is served while the context lasts."""
     handler = functools.partial(Handler, root=root)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+    with Server(("127.0.0.1", 0), handler) as running:
         running.daemon_threads = True
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
@@ -114,34 +121,43 @@ def server(root: Path) -> Iterator[str]:
 def read(window: Browser, address: str, slowly: bool = True) -> Reading:
     """Open a page in a browser that has seen nothing yet, and scroll to its end.
 
+    A page that does not come to rest, as happens where a request is lost, is opened once more.
+
     Args:
         window: the browser.
         address: of the page, on a `server`.
         slowly: whether over the line of 10 Mbit/s.
     """
-    context = window.new_context(viewport=pages.DESKTOP)  # type: ignore[arg-type]
-    page = context.new_page()
-    client = context.new_cdp_session(page)
-    client.send("Network.enable")
-    if slowly:
-        client.send("Network.emulateNetworkConditions", LINE)
-    asked: set[str] = set()
-    arrived: dict[str, float] = {}
+    try:
+        return opened(window, address, slowly)
+    except Unrest:
+        return opened(window, address, slowly)
 
-    def request(event: dict[str, Any]) -> None:
-        if event["request"]["url"].startswith("http"):
-            asked.add(event["requestId"])
 
-    def finished(event: dict[str, Any]) -> None:
-        arrived[event["requestId"]] = event["encodedDataLength"]
+def opened(window: Browser, address: str, slowly: bool) -> Reading:
+    """One reading of a page."""
+    with window.new_context(viewport=pages.DESKTOP) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        client = context.new_cdp_session(page)
+        client.send("Network.enable")
+        if slowly:
+            client.send("Network.emulateNetworkConditions", LINE)
+        asked: set[str] = set()
+        arrived: dict[str, float] = {}
 
-    client.on("Network.requestWillBeSent", request)
-    client.on("Network.loadingFinished", finished)
-    page.add_init_script(f"({SHIFTS})()")
-    page.goto(address, wait_until="networkidle", timeout=60_000)
-    to_the_end(page)
-    paint, shift = page.evaluate(PAINT), page.evaluate("() => window.shifted")
-    context.close()
+        def request(event: dict[str, Any]) -> None:
+            if event["request"]["url"].startswith("http"):
+                asked.add(event["requestId"])
+
+        def finished(event: dict[str, Any]) -> None:
+            arrived[event["requestId"]] = event["encodedDataLength"]
+
+        client.on("Network.requestWillBeSent", request)
+        client.on("Network.loadingFinished", finished)
+        page.add_init_script(f"({SHIFTS})()")
+        page.goto(address, wait_until="networkidle", timeout=30_000)
+        to_the_end(page)
+        paint, shift = page.evaluate(PAINT), page.evaluate("() => window.shifted")
     weight = sum(arrived.get(name, 0) for name in asked)
     return Reading(round(weight), len(asked), paint, shift)
 
