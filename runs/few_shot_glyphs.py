@@ -199,12 +199,13 @@ class Contest:
 
         what = self.trained(inner, outer, part)
         session.train(what, iterations, train_until, tasks=recipe.tasks)
-        body = list(model)[:-1]
+        *body, head = model
+        assert isinstance(head, nn.Linear)
         if self.name == FEATURES:
             return NearestNeighbor(nn.Sequential(*body), WAYS)
         if ways == WAYS:
             return learner
-        fresh = zero_headed(nn.Sequential(*body, nn.Linear(model[-1].in_features, WAYS)))
+        fresh = zero_headed(nn.Sequential(*body, nn.Linear(head.in_features, WAYS)))
         if self.name == "fine-tuning":
             return MAML(fresh, inner)
         return MAKERS[recipe.learner](fresh, inner)
@@ -277,27 +278,26 @@ def _work(contest: Contest, session: Session) -> None:
         for pair in contest.pairs
     }
     best = max(contest.pairs, key=lambda pair: trials[pair])
-    session.note = f"inner rate {best[0]:g}, outer rate {best[1]:g} (" + ", ".join(
+    tried = ", ".join(
         f"{inner:g} / {outer:g}: {100 * value:.1f} %" for (inner, outer), value in trials.items()
     )
-    session.note += ")"
+    session.note = f"inner rate {best[0]:g}, outer rate {best[1]:g} ({tried})"
     learner = contest.after(session, *best)
-    steps = {}
-    if recipe.steps:
-        steps["steps"] = max(recipe.steps, key=lambda k: contest.validate(learner, k))
+    steps = max(recipe.steps, key=lambda k: contest.validate(learner, k), default=None)
     _score(contest, session, learner, steps)
 
 
 def _in_pixels(session: Session) -> None:
     learner = NearestNeighbor(nn.Flatten(), WAYS)
-    _score(Contest(IN_PIXELS, 0), session, learner, {})
+    _score(Contest(IN_PIXELS, 0), session, learner, None)
 
 
-def _score(contest: Contest, session: Session, learner: Learner, steps: dict[str, int]) -> None:
+def _score(contest: Contest, session: Session, learner: Learner, steps: int | None) -> None:
+    more = {} if steps is None else {"steps": steps}
     for transductive, queries in ((True, "transductive"), (False, "each alone")):
         tasks = contest.held_out("test", QUERIES[queries])
-        score = evaluate(learner, tasks, TEST, transductive=transductive, **steps)
-        session.score(contest.name, score, **steps)
+        score = evaluate(learner, tasks, TEST, steps=steps, transductive=transductive)
+        session.score(contest.name, score, **more)
 
 
 RUN = LongRun(
