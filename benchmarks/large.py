@@ -172,7 +172,7 @@ def rows(
 def in_double(model: nn.Module, tasks: Task, steps: int) -> list[Tensor]:
     """The meta-gradient in float64."""
     model = deepcopy(model).double()
-    pulled_back(MAML(model, 0.01, steps), tasks)
+    pulled_back(MAML(model, 0.01, steps, group=1), tasks)
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
 
 

@@ -29,10 +29,8 @@ from runs.jobs import Job, LongRun, Session
 ITERATIONS, IMAGES = 2000, 32  # images of each domain in a minibatch
 BETAS = (0.0, 0.005, 0.05, 0.5)
 TARGETS = 10_000  # of MNIST's training images, the last: they become the target's, unlabelled
-INK, SIDE = (
-    64,
-    42,
-)  # what is brighter becomes ink; pixels of a photograph's side, of which 28 are cut
+INK = 64  # what is brighter becomes ink
+SIDE = 42  # pixels of a photograph's side, of which 28 are cut
 
 # Learner -> what makes the shared codes alike, and the arguments of a DSN or None for one encoder.
 LEARNERS: dict[str, tuple[str | None, dict[str, Any] | None]] = {
