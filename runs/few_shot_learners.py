@@ -20,7 +20,7 @@ from metanotes.methods.comparison import Classifier, NearestNeighbor
 from metanotes.methods.initialization import ANIL, MAML, MetaSGD, Pretrained, Reptile
 from metanotes.nets import dense4
 from metanotes.update_rules import Adam
-from runs.few_shot_comparing import Compares, Relates
+from runs.few_shot_comparing import RATES, Compares, Relates
 from runs.few_shot_entry import Contender, Entry, Searching, plain, zero_headed
 from runs.jobs import Session
 
@@ -236,6 +236,6 @@ CONTENDERS: dict[str, Contender] = {
     "matching network": Compares("MatchingNetwork", 10000, {"learn_temperature": True}),
     "relation network": Relates(15000),
     # Its pairs are as many as the square of the examples: fewer ways, and more tasks.
-    "Siamese network": Compares("SiameseNetwork", 15000, ways=20, queries=5),
+    "Siamese network": Compares("SiameseNetwork", 15000, ways=20, queries=5, rates=(*RATES, 0.1)),
     "joint pre-training": Episodic("Pretrained", ONE_STEP),
 }

@@ -4,8 +4,9 @@
     python tools/chapters.py --check                            # what is missing or stale, and fail
 
 What makes the bytes stable: no timings in the metadata, seeded names for the widgets' connections,
-one thread, no progress bars, figures without a date. A digest of the code that gave the stored
-outputs is kept in the notebook's metadata (`metanotes.code`); the tests compare it.
+one thread, no progress bars, figures without a date. Digests of the code that gave the stored
+outputs, and of the records that it read, are kept in the notebook's metadata (`metanotes`); the
+tests compare them.
 
 The file is a plugin for nbval too (`pytest -p chapters --nbval-lax notebooks`): the kernels of the
 tests run under the same environment, and pictures are not compared.
@@ -17,6 +18,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
+RECORDS = ROOT / "results"
 
 # What a notebook's kernel runs under, here and in the tests.
 ENVIRONMENT = {
@@ -46,19 +49,38 @@ del _comm, _it, _types
 
 def code_digest(notebook: dict) -> str:
     """A digest of the sources of the code cells, in their order."""
-    sources = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+    return hashlib.sha256("\0".join(_sources(notebook)).encode()).hexdigest()
+
+
+def record_digests(notebook: dict) -> dict[str, str]:
+    """Of the records that a chapter names: a digest of what they hold, without their words."""
+    code, digests = "\n".join(_sources(notebook)), {}
+    for path in sorted(RECORDS.glob("*.json")) if re.search(r"\brecord\(", code) else []:
+        if f'"{path.stem}"' in code:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            held = [record[part] for part in ("rows", "runs", "curves")]
+            digests[path.stem] = hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
+    return digests
+
+
+def _sources(notebook: dict) -> list[str]:
+    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
 
 
 def problems(path: Path) -> list[str]:
     """What is wrong with a notebook's stored outputs; empty if nothing is."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     found = []
-    stored = notebook["metadata"].get("metanotes", {}).get("code")
-    if stored is None:
+    stored = notebook["metadata"].get("metanotes", {})
+    if "code" not in stored:
         found.append("its outputs were not made by `make notebooks`")
-    elif stored != code_digest(notebook):
+    elif stored["code"] != code_digest(notebook):
         found.append("its code has changed since its outputs were made")
+    found += [
+        f"results/{name}.json has changed since its outputs were made"
+        for name, digest in record_digests(notebook).items()
+        if stored.get("records", {}).get(name) != digest
+    ]
     count = 0
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] != "code" or not "".join(cell["source"]).strip():
@@ -109,7 +131,10 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code" and not cell.source.strip():
             cell.execution_count = None
-    notebook.metadata["metanotes"] = {"code": code_digest(notebook)}
+    notebook.metadata["metanotes"] = {
+        "code": code_digest(notebook),
+        "records": record_digests(notebook),
+    }
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     text = nbformat.writes(notebook, version=4) + "\n"
     scratch = path.with_suffix(".tmp")
