@@ -21,6 +21,7 @@ import os
 import re
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,22 @@ def code_digest(notebook: dict) -> str:
 
 
 def record_digests(notebook: dict) -> dict[str, str]:
-    """Of the records that a chapter names: a digest of what they hold, without their words."""
+    """Of the files of results/ that a chapter names: a digest of what they hold.
+
+    A long run's words about itself do not count, as its record is read by rows, runs and curves.
+    """
     code, digests = "\n".join(_sources(notebook)), {}
-    for path in sorted(RECORDS.glob("*.json")) if re.search(r"\brecord\(", code) else []:
-        if f'"{path.stem}"' in code:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            held = [record[part] for part in ("rows", "runs", "curves")]
-            digests[path.stem] = hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
+    patterns = re.findall(r'\brecord_names\("([^"]+)"\)', code)
+    for path in sorted(RECORDS.rglob("*.json")):
+        name = path.relative_to(RECORDS).with_suffix("").as_posix()
+        of_a_run = path.parent == RECORDS
+        if of_a_run and not re.search(r"\brecord\(", code):
+            continue
+        if f'"{name}"' in code or any(fnmatch(name, pattern) for pattern in patterns):
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if of_a_run:
+                held = [held[part] for part in ("rows", "runs", "curves")]
+            digests[name] = hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
     return digests
 
 

@@ -79,6 +79,18 @@ def test_a_chapter_whose_record_has_changed_is_found(
     assert chapters.problems(path) == ["results/sine.json has changed since its outputs were made"]
 
 
+def test_a_chapter_whose_measurement_has_changed_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = "benchmarks/amd-epyc-2-threads"
+    monkeypatch.setattr(chapters, "RECORDS", tmp_path)
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).with_suffix(".json").write_text("{}", encoding="utf-8")
+    for stem in ("12_learned_optimizers", "appendix_fast_inner_loop"):  # by its name, by a pattern
+        found = chapters.problems(chapters.FOLDER / f"{stem}.ipynb")
+        assert found == [f"results/{name}.json has changed since its outputs were made"]
+
+
 @each
 def test_some_cell_shows_something(path: Path) -> None:
     assert any(cell["outputs"] for _, cell in code_cells(path))
