@@ -21,9 +21,9 @@ from runs.jobs import Session
 from runs.record import digest
 
 # Words of English to fine-tune on: epochs and sentences of a minibatch.
-TUNING = {4000: (15, 32), 16_000: (10, 64), 64_000: (6, 64)}
+TUNING = {4000: (8, 32), 16_000: (5, 64), 64_000: (3, 64)}
 TUNING_RATE = 1e-3
-LONGER = 3  # so many times the epochs where the weights are random
+LONGER = 4  # so many times the epochs where the weights are random
 CHECKPOINT_EVERY = 250
 
 RANDOM = "random weights"
