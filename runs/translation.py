@@ -29,22 +29,44 @@ WORDS = {
     "kor": (0, 4000),
 }
 FIRST = "ron"  # is judged first; the decoder adapts as well, and random weights are there
+SEARCHED_ON = 4000  # words of it, when an outer rate is chosen
 SHOWN = 8  # sentences of a test that are kept to be read
 
-ALL = ", all adapts"
+ALL, SEARCH = ", all adapts", ", search"
 SOURCE_SETTING = "source languages"
 
 
-def pretrained(arm: str, session: Session) -> Translator:
-    """The translator of an arm, trained, or gone on with, or loaded."""
+def pretrained(arm: str, session: Session, rate: float | None = None, part: int = 1) -> Translator:
+    """The translator of an arm, trained, or gone on with, or loaded.
+
+    Args:
+        arm: its name.
+        session: of the job.
+        rate: the outer one; default: that which was chosen.
+        part: of the training: 10 for a tenth.
+    """
     model = arms.new_model(session.seed)
     if arm == RANDOM:
         return model
-    trainings = arms.trainings()
-    for name in (START, arm):
-        stream = 10 * session.seed + list(trainings).index(name)
-        tuning.train(name, trainings[name], stream, model, session)
+    rate = arms.CHOSEN[arm] if rate is None else rate
+    stream = 10 * session.seed
+    tuning.train(START, arms.beginning(), stream, model, session)
+    stream += 1 + list(arms.CHOSEN).index(arm)
+    how = arms.training(arm, rate, part)
+    tuning.train(arms.name_of(arm, rate, part), how, stream, model, session)
     return model
+
+
+def search(arm: str, session: Session) -> None:
+    """What the outer rates of an arm are worth: the loss of choosing sentences, a row for each."""
+    for times in arms.TIMES:
+        rate = times * arms.USUAL[arm]
+        losses = []
+        for number in range(sentences.SUBSETS):
+            model = pretrained(arm, session, rate, arms.PART)
+            went = tuning.tune(model, FIRST, SEARCHED_ON, number, "encoder")
+            losses.append(went.losses[went.best])
+        session.rows.append(tuning.loss_row(session, f"{arm}, outer rate {rate:g}", losses))
 
 
 def cell_of(
@@ -148,12 +170,14 @@ def about() -> dict[str, Any]:
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
-    """A job for each seed, arm, language and number of words.
+    """A job for each seed, arm, language and number of words; with the first seed the searches.
 
     The joint arm comes first, as others are compared with it; and one language before the others,
     so that a record that is not finished has all arms in it.
     """
     made = []
+    if 0 in seeds:
+        made += [_search_job(arm) for arm in arms.USUAL]
     for seed in seeds:
         for arm in (MULTI, RANDOM, FOMAML, REPTILE):
             if arm != RANDOM:
@@ -176,7 +200,27 @@ def _target_job(arm: str, seed: int, name: str, words: int) -> Job:
     return _job(arm, seed, setting(name, words), work)
 
 
+def _search_job(arm: str) -> Job:
+    rates = [times * arms.USUAL[arm] for times in arms.TIMES]
+    return Job(
+        learner=arm + SEARCH,
+        seed=0,
+        setting="the choice of the outer rate",
+        rows=f"{arm}, outer rate ",
+        work=partial(search, arm),
+        training=arms.settings(),
+        judging={
+            "rates": [rates, arms.PART],
+            "tuning": [SEARCHED_ON, tuning.TUNING[SEARCHED_ON], tuning.TUNING_RATE],
+            "draws": sentences.SUBSETS,
+        },
+        trained=(START, *(arms.name_of(arm, rate, arms.PART) for rate in rates)),
+    )
+
+
 def _job(arm: str, seed: int, of: str, work: Callable[[Session], None]) -> Job:
+    start = arm.removesuffix(ALL)
+    rate = arms.CHOSEN.get(start)
     return Job(
         learner=arm,
         seed=seed,
@@ -186,9 +230,9 @@ def _job(arm: str, seed: int, of: str, work: Callable[[Session], None]) -> Job:
         training=arms.settings(),
         judging={
             "tuning": [list(tuning.TUNING.items()), tuning.TUNING_RATE, sentences.SUBSETS],
-            **({"longer": tuning.LONGER} if arm == RANDOM else {}),
+            **({"longer": tuning.LONGER} if rate is None else {"outer rate": rate}),
         },
-        trained=(START, arm.removesuffix(ALL)) if arm != RANDOM else (),
+        trained=() if rate is None else (START, arms.name_of(start, rate)),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from metanotes._ground.files import write_text
 from metanotes.data import cache_folder, translation_tasks
 from metanotes.history import History
-from metanotes.methods.language import CorpusScore, dev_loss, fine_tune, translate
+from metanotes.methods.language import CorpusScore, FineTuned, dev_loss, fine_tune, translate
 from metanotes.nets import Translator
 from metanotes.training import meta_train
 from runs import translation_arms as arms
@@ -25,6 +25,7 @@ TUNING = {4000: (8, 32), 16_000: (5, 64), 64_000: (3, 64)}
 TUNING_RATE = 1e-3
 LONGER = 4  # so many times the epochs where the weights are random
 CHECKPOINT_EVERY = 250
+STUDENT = {2: 12.706, 3: 4.303}  # half of a 95 % interval over so many draws, in standard errors
 
 RANDOM = "random weights"
 
@@ -54,7 +55,7 @@ def train(name: str, how: arms.Training, stream: int, model: Translator, session
             how.tasks,
             optimizer=optimizer,
             scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, how.rate),
-            clip=None if name == arms.REPTILE else arms.CLIP,
+            clip=how.clip,
             checkpoint=path,
             checkpoint_every=CHECKPOINT_EVERY,
             progress=False,
@@ -79,6 +80,24 @@ def said(model: Translator, name: str, source: Sequence[str]) -> list[str]:
     rows = [theirs.encode(text)[: sentences.POSITIONS] for text in source]
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     return [ours.decode(row) for row in translate(model, tokens).tolist()]
+
+
+def tune(
+    model: Translator, name: str, words: int, number: int, adapts: Any, longer: int = 1
+) -> FineTuned:
+    """Fine-tune a translator, in place, on a subset of a language.
+
+    Args:
+        model: the start.
+        name, words, number: of the language, its English words, and the draw of its sentences.
+        adapts: which part moves, see `fine_tune`.
+        longer: so many times the usual epochs.
+    """
+    epochs, size = TUNING[words]
+    train = sentences.as_tokens(name, sentences.subset(name, words, number)).batch()
+    dev = sentences.as_tokens(name, sentences.corpus().dev[name]).batch()
+    how: Any = {"epochs": longer * epochs, "size": size, "lr": TUNING_RATE, "adapts": adapts}
+    return fine_tune(model, train, dev, seed=number, smoothing=arms.SMOOTHING, **how)
 
 
 class Cell(NamedTuple):
@@ -111,20 +130,20 @@ def cell(
         name, words, number: of the language, its English words, and the draw of its sentences.
         adapts: which part moves, see `fine_tune`.
     """
-    settings = {"job": session.job.training, "cell": [arm, name, words, number, str(adapts)]}
-    settings["tuning"] = [TUNING.get(words), TUNING_RATE, *[LONGER] * (arm == RANDOM)]
+    settings = {
+        "job": session.job.training,
+        "outer rate": arms.CHOSEN.get(arm),
+        "cell": [arm, name, words, number, str(adapts)],
+        "tuning": [TUNING.get(words), TUNING_RATE, *[LONGER] * (arm == RANDOM)],
+    }
     path = cache_folder() / "runs" / "translation" / f"cell-{session.seed}-{digest(settings)}.json"
     if path.exists():
         return Cell(*json.loads(path.read_text(encoding="utf-8")))
     model, note = start(), ""
     if words:
-        epochs, size = TUNING[words]
-        epochs *= LONGER if arm == RANDOM else 1
-        train = sentences.as_tokens(name, sentences.subset(name, words, number))
-        dev = sentences.as_tokens(name, sentences.corpus().dev[name]).batch()
-        how: Any = {"epochs": epochs, "size": size, "lr": TUNING_RATE, "adapts": adapts}
-        went = fine_tune(model, train.batch(), dev, seed=number, smoothing=arms.SMOOTHING, **how)
-        note = f"{len(train.source)} pairs, best epoch {went.best} of {epochs}, dev loss "
+        went = tune(model, name, words, number, adapts, LONGER if arm == RANDOM else 1)
+        pairs = len(sentences.subset(name, words, number).source)
+        note = f"{pairs} pairs, best epoch {went.best} of {len(went.losses) - 1}, dev loss "
         note += f"{went.losses[went.best]:.3f}"
     made = Cell(said(model, name, sentences.corpus().test[name].source), note)
     write_text(path, json.dumps(made, ensure_ascii=False))
@@ -154,5 +173,21 @@ def difference_row(
         "transductive": None,
         "seed": session.seed,
         "note": f"paired bootstrap {difference.low:.2f} to {difference.high:.2f}",
+        "settings": session.job.digest,
+    }
+
+
+def loss_row(session: Session, name: str, losses: Sequence[float]) -> dict[str, Any]:
+    """The row of a loss on choosing sentences: the mean over draws, its interval by Student's t."""
+    values = torch.tensor(losses)
+    return {
+        "name": name,
+        **session.setting,
+        "value": round(values.mean().item(), 4),
+        "ci95": round(STUDENT[len(losses)] * values.std().item() / len(losses) ** 0.5, 4),
+        "unit": "loss",
+        "tasks": len(losses),
+        "transductive": None,
+        "seed": session.seed,
         "settings": session.job.digest,
     }

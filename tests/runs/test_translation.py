@@ -48,6 +48,8 @@ SMALL: dict[Any, dict[str, Any]] = {
         "QUERIES": 4,
         "WALK": 2,
         "WALK_SIZE": 4,
+        "TIMES": (1, 2),
+        "PART": 2,
     },
     translation_tuning: {"TUNING": {40: (2, 4)}, "CHECKPOINT_EVERY": 2},
     translation_lookup: {
@@ -60,7 +62,7 @@ SMALL: dict[Any, dict[str, Any]] = {
         "TARGETS": ("kor", "ron"),
         "WORDS": 40,
     },
-    translation: {"WORDS": {"ron": (0, 40), "kor": (40,)}, "SHOWN": 3},
+    translation: {"WORDS": {"ron": (0, 40), "kor": (40,)}, "SHOWN": 3, "SEARCHED_ON": 40},
 }
 CACHED = [(translation_data, name) for name in ("corpus", "training_tokens", "seen_shares")]
 CACHED += [(translation_lookup, name) for name in ("keys", "queries")]
@@ -124,8 +126,12 @@ def test_every_arm_has_its_rows_and_a_difference(tmp_path: Path) -> None:
         assert difference == pytest.approx(parts[0] - parts[1], abs=1e-3)
     assert ("FOMAML", "source languages") in rows
     assert rows["MultiNMT: subset 0", "Romanian, 0 words"]["tasks"] == 8
-    trained = {"start", "MultiNMT", "FOMAML", "Reptile"}
-    trained |= {translation_lookup.PLAIN, translation_lookup.LOOKUP}
+    trained = {"start", translation_lookup.PLAIN, translation_lookup.LOOKUP}
+    for arm, usual in translation_arms.USUAL.items():
+        trained.add(translation_arms.name_of(arm, translation_arms.CHOSEN[arm]))
+        for rate in (usual, 2 * usual):
+            assert rows[f"{arm}, outer rate {rate:g}", "the choice of the outer rate"]["value"] > 0
+            trained.add(f"{arm}, rate {rate:g}, 1/2 of the steps")
     assert {run["what"] for run in content["runs"]} == trained
     read = json.loads((tmp_path / "translation" / "sentences.json").read_text())
     assert len(read["Korean"]["MultiNMT, 40 words, seed 0"]) == 3
@@ -152,13 +158,10 @@ def test_nothing_that_is_judged_is_trained_on() -> None:
 
 
 def test_every_arm_sees_as_many_sentences() -> None:
-    all_of = translation_arms.trainings()
-    seen = {
-        name: how.tasks * (how.support + how.queries) * how.iterations
-        for name, how in all_of.items()
-        if name != "start"
-    }
-    assert set(seen.values()) == {64}
+    for part, sentences in ((1, 64), (2, 32)):
+        for arm in translation_arms.USUAL:
+            how = translation_arms.training(arm, 1e-3, part)
+            assert how.tasks * (how.support + how.queries) * how.iterations == sentences
 
 
 def test_the_lookup_is_judged_beside_an_embedding_in_both_languages(tmp_path: Path) -> None:
