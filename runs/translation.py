@@ -57,16 +57,14 @@ def pretrained(arm: str, session: Session, rate: float | None = None, part: int 
     return model
 
 
-def search(arm: str, session: Session) -> None:
-    """What the outer rates of an arm are worth: the loss of choosing sentences, a row for each."""
-    for times in arms.TIMES:
-        rate = times * arms.USUAL[arm]
-        losses = []
-        for number in range(sentences.SUBSETS):
-            model = pretrained(arm, session, rate, arms.PART)
-            went = tuning.tune(model, FIRST, SEARCHED_ON, number, "encoder")
-            losses.append(went.losses[went.best])
-        session.rows.append(tuning.loss_row(session, f"{arm}, outer rate {rate:g}", losses))
+def try_rate(arm: str, rate: float, session: Session) -> None:
+    """What an outer rate is worth to an arm: the loss of choosing sentences after fine-tuning."""
+    losses = []
+    for number in range(sentences.SUBSETS):
+        model = pretrained(arm, session, rate, arms.PART)
+        went = tuning.tune(model, FIRST, SEARCHED_ON, number, "encoder")
+        losses.append(went.losses[went.best])
+    session.rows.append(tuning.loss_row(session, f"{arm}, outer rate {rate:g}", losses))
 
 
 def cell_of(
@@ -177,7 +175,9 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
     """
     made = []
     if 0 in seeds:
-        made += [_search_job(arm) for arm in arms.USUAL]
+        made += [
+            _search_job(arm, t * usual) for arm, usual in arms.USUAL.items() for t in arms.TIMES
+        ]
     for seed in seeds:
         for arm in (MULTI, RANDOM, FOMAML, REPTILE):
             if arm != RANDOM:
@@ -200,21 +200,20 @@ def _target_job(arm: str, seed: int, name: str, words: int) -> Job:
     return _job(arm, seed, setting(name, words), work)
 
 
-def _search_job(arm: str) -> Job:
-    rates = [times * arms.USUAL[arm] for times in arms.TIMES]
+def _search_job(arm: str, rate: float) -> Job:
     return Job(
         learner=arm + SEARCH,
         seed=0,
         setting="the choice of the outer rate",
-        rows=f"{arm}, outer rate ",
-        work=partial(search, arm),
+        rows=re.escape(f"{arm}, outer rate {rate:g}") + "$",
+        work=partial(try_rate, arm, rate),
         training=arms.settings(),
         judging={
-            "rates": [rates, arms.PART],
+            "part": arms.PART,
             "tuning": [SEARCHED_ON, tuning.TUNING[SEARCHED_ON], tuning.TUNING_RATE],
             "draws": sentences.SUBSETS,
         },
-        trained=(START, *(arms.name_of(arm, rate, arms.PART) for rate in rates)),
+        trained=(START, arms.name_of(arm, rate, arms.PART)),
     )
 
 
