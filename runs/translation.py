@@ -159,9 +159,9 @@ def about() -> dict[str, Any]:
             + f"; random weights: everything, {tuning.LONGER} times the epochs",
             "lookup": lookup.in_words(),
         },
-        "protocol": "BLEU and chrF of sacrebleu on held-out sentences of Tatoeba, translated "
-        "greedily, with half of the 95 % interval over sentences by the bootstrap; differences by "
-        "the paired bootstrap.",
+        "protocol": "BLEU and chrF of sacrebleu on held-out sentences of Tatoeba, translated with "
+        f"a beam of {tuning.BEAMS}, and half of the 95 % interval over sentences by the bootstrap; "
+        "differences by the paired bootstrap.",
         "published": [],
         "curve_label": "minus the loss of a token, source languages",
     }
@@ -229,6 +229,7 @@ def _job(arm: str, seed: int, of: str, work: Callable[[Session], None]) -> Job:
         training=arms.settings(),
         judging={
             "tuning": [list(tuning.TUNING.items()), tuning.TUNING_RATE, sentences.SUBSETS],
+            "beams": tuning.BEAMS,
             **({"longer": tuning.LONGER} if rate is None else {"outer rate": rate}),
         },
         trained=() if rate is None else (START, arms.name_of(start, rate)),

@@ -204,7 +204,10 @@ def jobs(seed: int, setting: Any) -> list[Job]:
             rows=f"{re.escape(arm)}(: | minus |$)",
             work=partial(work, arm, name),
             training={**arms.settings(), **settings()},
-            judging={"tuning": [tuning.TUNING[WORDS], tuning.TUNING_RATE, sentences.SUBSETS]},
+            judging={
+                "tuning": [tuning.TUNING[WORDS], tuning.TUNING_RATE, sentences.SUBSETS],
+                "beams": tuning.BEAMS,
+            },
             trained=(arm,) if arm == PLAIN else (PLAIN, arm),
         )
         for arm in (PLAIN, LOOKUP)
