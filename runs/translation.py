@@ -68,7 +68,7 @@ def try_rate(arm: str, rate: float, session: Session) -> None:
 
 
 def cell_of(
-    arm: str, session: Session, name: str, words: int, number: int, adapts: Any
+    arm: str, session: Session, name: str, words: int, number: int, adapts: str | None
 ) -> tuning.Cell:
     """An arm's translator, fine-tuned on a subset of a language, on its test."""
     start = partial(pretrained, arm, session)
@@ -93,8 +93,7 @@ def work_on_sources(arm: str, session: Session) -> None:
 
 def work_on_target(arm: str, name: str, words: int, session: Session) -> None:
     """Fine-tune an arm on every subset of a held-out language, and judge it."""
-    parts = None if arm.endswith(ALL) or arm == RANDOM else "encoder"
-    start = arm.removesuffix(ALL)
+    parts, start = part_of(arm), arm.removesuffix(ALL)
     test = sentences.corpus().test[name]
     for number in range(sentences.SUBSETS if 0 < words < 64_000 else 1):
         made = cell_of(start, session, name, words, number, parts)
@@ -127,6 +126,11 @@ def keep_sentences(
         write_text(path, json.dumps(kept, ensure_ascii=False, indent=1) + "\n")
 
 
+def part_of(arm: str) -> str | None:
+    """Which part of an arm's translator is fine-tuned; None for all of it."""
+    return None if arm.endswith(ALL) or arm == RANDOM else "encoder"
+
+
 def setting(name: str, words: int) -> str:
     """Of a language and a number of words."""
     return f"{sentences.TARGETS[name]}, {words} words"
@@ -152,9 +156,10 @@ def about() -> dict[str, Any]:
             "pieces": f"byte pair encoding, {sentences.SOURCE_PIECES} for all languages that are "
             f"read, {sentences.PIECES} for English",
             **arms.in_words(),
-            "fine-tuning": f"Adam, rate {tuning.TUNING_RATE:g} falling to 0, encoder and embedding "
-            f"alone unless the row says '{ALL[2:]}'; kept as it was best on {sentences.DEV} "
-            "sentences; words, epochs, minibatch: "
+            "fine-tuning": "Adam, its rate falling to 0, encoder and embedding alone from "
+            f"{tuning.RATES['encoder']:g}, where the row says '{ALL[2:]}' everything from "
+            f"{tuning.RATES[None]:g}; kept as it was best on {sentences.DEV} sentences; words, "
+            "epochs, minibatch: "
             + ", ".join(f"{words}, {e}, {size}" for words, (e, size) in tuning.TUNING.items())
             + f"; random weights: everything, {tuning.LONGER} times the epochs",
             "lookup": lookup.in_words(),
@@ -210,7 +215,7 @@ def _search_job(arm: str, rate: float) -> Job:
         training=arms.settings(),
         judging={
             "part": arms.PART,
-            "tuning": [SEARCHED_ON, tuning.TUNING[SEARCHED_ON], tuning.TUNING_RATE],
+            "tuning": [SEARCHED_ON, tuning.TUNING[SEARCHED_ON], tuning.RATES["encoder"]],
             "draws": sentences.SUBSETS,
         },
         trained=(START, arms.name_of(arm, rate, arms.PART)),
@@ -228,7 +233,7 @@ def _job(arm: str, seed: int, of: str, work: Callable[[Session], None]) -> Job:
         work=work,
         training=arms.settings(),
         judging={
-            "tuning": [list(tuning.TUNING.items()), tuning.TUNING_RATE, sentences.SUBSETS],
+            "tuning": [list(tuning.TUNING.items()), tuning.RATES[part_of(arm)], sentences.SUBSETS],
             "beams": tuning.BEAMS,
             **({"longer": tuning.LONGER} if rate is None else {"outer rate": rate}),
         },

@@ -205,7 +205,7 @@ def jobs(seed: int, setting: Any) -> list[Job]:
             work=partial(work, arm, name),
             training={**arms.settings(), **settings()},
             judging={
-                "tuning": [tuning.TUNING[WORDS], tuning.TUNING_RATE, sentences.SUBSETS],
+                "tuning": [tuning.TUNING[WORDS], tuning.RATES["encoder"], sentences.SUBSETS],
                 "beams": tuning.BEAMS,
             },
             trained=(arm,) if arm == PLAIN else (PLAIN, arm),

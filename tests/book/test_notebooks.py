@@ -127,7 +127,6 @@ def test_a_number_that_no_output_shows_is_found() -> None:
 
 
 COLOR = re.compile(r"#[0-9a-fA-F]{6}|C\d|tab:\w+|BLUE|ORANGE|RED|GREEN|PINK|PURPLE|SKY|GREY")
-BY_HAND = {"31_translation"}  # its code names the colours itself
 
 
 def is_color(node: ast.AST) -> bool:
@@ -164,8 +163,6 @@ def colors_by_hand(code: str) -> Iterator[str]:
 
 @each
 def test_a_method_has_the_color_that_it_has_in_the_whole_book(path: Path) -> None:
-    if path.stem in BY_HAND:
-        pytest.skip("its colours are still its own")
     for where, cell in code_cells(path):
         assert list(colors_by_hand("".join(cell["source"]))) == [], f"{where}: use color_of"
 

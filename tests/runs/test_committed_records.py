@@ -11,7 +11,7 @@ import pytest
 import results_page
 
 from metanotes import notebook
-from runs import record
+from runs import record, translation_arms
 from runs.__main__ import RUNS, parser
 
 NAMES = notebook.record_names(folder=record.RESULTS)
@@ -128,3 +128,12 @@ def test_the_page_shows_all_of_it(name: str, tmp_path: Path) -> None:
         assert value in text, row
     assert "| --- | --- | --- |\n\n" not in text, "a table without rows"
     assert (tmp_path / f"{name}.svg").exists() == any("curve" in run for run in run.runs)
+
+
+def test_the_outer_rates_of_the_translators_are_those_that_did_best() -> None:
+    rows = content("translation")["rows"]
+    for arm, chosen in translation_arms.CHOSEN.items():
+        named = f"{arm}, outer rate "
+        tried = {row["name"]: row["value"] for row in rows if row["name"].startswith(named)}
+        assert len(tried) == len(translation_arms.TIMES)
+        assert min(tried, key=lambda name: tried[name]) == f"{named}{chosen:g}"
