@@ -23,7 +23,7 @@ from runs.record import digest
 # Words of English to fine-tune on: epochs and sentences of a minibatch.
 TUNING = {4000: (8, 32), 16_000: (5, 32), 64_000: (3, 64)}
 # Adam's rate where the encoder adapts, and where everything does. The first was chosen of 0.001,
-# 0.003, 0.005 and 0.01 for the joint arm, on Romanian's choosing sentences; it is too large for all.
+# 0.003, 0.005 and 0.01 for the joint arm, on Romanian's choosing sentences; too large for all.
 RATES = {"encoder": 5e-3, None: 1e-3}
 BEAMS = 4  # beginnings that are kept in translating
 LONGER = 4  # so many times the epochs where the weights are random
