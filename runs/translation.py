@@ -32,7 +32,7 @@ FIRST = "ron"  # is judged first; the decoder adapts as well, and random weights
 SEARCHED_ON = 4000  # words of it, when an outer rate is chosen
 SHOWN = 8  # sentences of a test that are kept to be read
 
-ALL, SEARCH = ", all adapts", ", search"
+ALL, SEARCH = ", all adapts", ", search at"
 SOURCE_SETTING = "source languages"
 
 
@@ -207,7 +207,7 @@ def _target_job(arm: str, seed: int, name: str, words: int) -> Job:
 
 def _search_job(arm: str, rate: float) -> Job:
     return Job(
-        learner=arm + SEARCH,
+        learner=f"{arm}{SEARCH} {rate:g}",
         seed=0,
         setting="the choice of the outer rate",
         rows=re.escape(f"{arm}, outer rate {rate:g}") + "$",
