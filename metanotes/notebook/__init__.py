@@ -7,6 +7,7 @@ from metanotes.notebook.palette import color_of, looks_of
 from metanotes.notebook.records import (
     OverSeeds,
     Record,
+    kept,
     record,
     record_data,
     record_file,
@@ -27,6 +28,7 @@ __all__ = [
     "grouped_table",
     "html_table",
     "image",
+    "kept",
     "looks_of",
     "map_fields",
     "notebook_style",

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,50 @@ def record_file(name: str, folder: str | os.PathLike[str] | None = None) -> Path
         "give folder=, its results/ folder. "
         f"A long run's record is made there by: python -m runs {run}"
     )
+
+
+def kept(
+    name: str,
+    key: str,
+    make: Callable[[], Any],
+    folder: str | os.PathLike[str] | None = None,
+) -> Any:
+    """What `make()` returned when it was first called, from a file of `results/`.
+
+    For what a chapter works out but once, such as the second and third seed of a comparison. Remove
+    the file, or what stands in it under the key, after a change of what `make` does.
+
+    Args:
+        name: of the file; its path without `.json`, such as `"adversarial/seeds"`.
+        key: what is asked for, in words.
+        make: works it out; called where the file does not have it, which is then kept there.
+        folder: see `record`; where no folder holds the file, it is written to the first of them.
+
+    Returns:
+        What JSON makes of `make()`: numbers, texts, None, lists and dicts of them.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(kept("cost", "seed 1", lambda: [0.5, 2], folder))
+    ...     print(kept("cost", "seed 1", lambda: 1 / 0, folder))
+    [0.5, 2]
+    [0.5, 2]
+    """
+    try:
+        path = record_file(f"{name}.json", folder)
+        results = record_data(name, folder)
+    except FileNotFoundError:
+        folders = _folders(folder)
+        path = next((p for p in folders if p.is_dir()), folders[0]) / f"{name}.json"
+        results = {}
+    if key not in results:
+        results[key] = make()
+        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    return json.loads(json.dumps(results[key]))
 
 
 def record_names(pattern: str = "*", folder: str | os.PathLike[str] | None = None) -> list[str]:

@@ -46,7 +46,15 @@ OF_EVERY_KIND = [
     "_modules/metanotes/training.html",
 ]
 
+# The listings of the package's source are of one kind: in a browser the three longest will do.
+LISTINGS = sorted(
+    (name for name in PAGES if name.startswith("_modules/")),
+    key=lambda name: (SITE / name).stat().st_size,
+)
+OPENED = [name for name in PAGES if name not in LISTINGS[:-3] and name != "index.html"]
+
 every_page = pytest.mark.parametrize("name", [n for n in PAGES if n != "index.html"])
+every_opened_page = pytest.mark.parametrize("name", OPENED)
 every_article = pytest.mark.parametrize("name", ARTICLES)
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)
 
@@ -80,7 +88,6 @@ def reader_fixture(size: dict[str, int], theme: str) -> object:
 
 light = reader_fixture(pages.DESKTOP, "light")
 dark = reader_fixture(pages.PHONE, "dark")
-phone = reader_fixture(pages.PHONE, "light")
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +103,13 @@ def test_the_site_is_built() -> None:
     assert sources <= set(PAGES), "a notebook is not in _toc.yml"
 
 
-@every_page
+def widgets(name: str) -> int:
+    """How many widgets the notebook of a chapter shows."""
+    text = (ROOT / name).with_suffix(".ipynb").read_text(encoding="utf-8")
+    return text.count('"application/vnd.jupyter.widget-view+json"')
+
+
+@every_opened_page
 def test_page_in_light(light: pages.Reader, name: str) -> None:
     """One visit, many questions, so that a page is loaded once."""
     visit = light.open(name)
@@ -110,6 +123,11 @@ def test_page_in_light(light: pages.Reader, name: str) -> None:
         assert pages.copy_buttons(visit) == []
         assert pages.contrast(visit) == []
         assert pages.names_of_controls(visit) == []
+        if name in CHAPTERS:
+            figures = visit.page.locator(pages.FIGURE).count()
+            assert figures == widgets(name) >= 1, "nothing to touch"
+        assert pages.interaction(visit) == []
+        assert visit.errors == []
         visit.page.set_viewport_size(pages.PHONE)
         visit.page.wait_for_timeout(150)
         assert pages.overflow(visit) == []
@@ -125,6 +143,7 @@ def test_page_in_dark_on_a_phone(dark: pages.Reader, name: str) -> None:
         assert visit.page.locator("html").get_attribute("data-theme") == "dark"
         assert pages.contrast(visit) == []
         assert pages.overflow(visit) == []
+        assert pages.interaction(visit) == []
     finally:
         visit.page.close()
 
@@ -152,32 +171,6 @@ def test_page_from_a_server(served: pages.Reader, name: str) -> None:
 @every_page
 def test_links_lead_somewhere(name: str) -> None:
     assert pages.links(SITE, name) == []
-
-
-def widgets(name: str) -> int:
-    """How many widgets the notebook of a chapter shows."""
-    text = (ROOT / name).with_suffix(".ipynb").read_text(encoding="utf-8")
-    return text.count('"application/vnd.jupyter.widget-view+json"')
-
-
-@every_chapter
-def test_figures_move_without_a_kernel(light: pages.Reader, name: str) -> None:
-    visit = light.open(name)
-    try:
-        assert visit.page.locator(pages.FIGURE).count() == widgets(name) >= 1, "nothing to touch"
-        assert pages.interaction(visit) == []
-        assert visit.errors == []
-    finally:
-        visit.page.close()
-
-
-@every_chapter
-def test_figures_move_on_a_phone(phone: pages.Reader, name: str) -> None:
-    visit = phone.open(name)
-    try:
-        assert pages.interaction(visit) == []
-    finally:
-        visit.page.close()
 
 
 # The progress line of the search is emptied when all results are shown.

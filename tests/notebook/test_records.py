@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from metanotes.notebook import OverSeeds, Record, html_table, record, record_data, record_names
+from metanotes.notebook import (
+    OverSeeds,
+    Record,
+    html_table,
+    kept,
+    record,
+    record_data,
+    record_names,
+)
 
 
 def row(name: str, seed: int | None, value: float, **more: Any) -> dict[str, Any]:
@@ -146,3 +154,26 @@ def test_html_is_escaped_and_lines_fit_their_head() -> None:
     assert "<td>a &lt; b</td>" in html_table(["x"], [["a < b"]])
     with pytest.raises(ValueError, match="1 texts for 2 columns"):
         html_table(["x", "y"], [["a"]])
+
+
+def test_what_was_worked_out_once_is_kept_and_read(book: Path) -> None:
+    calls = []
+
+    def make() -> tuple[float, None]:
+        calls.append(1)
+        return 0.1, None
+
+    for _ in range(2):
+        assert kept("adversarial/seeds", "seed 1", make) == [0.1, None]
+    assert kept("adversarial/seeds", "seed 2", lambda: 3) == 3
+    assert len(calls) == 1
+    assert record_data("adversarial/seeds") == {"seed 1": [0.1, None], "seed 2": 3}
+    assert not list(book.rglob("*.tmp"))
+
+
+def test_what_json_does_not_know_is_not_kept(book: Path) -> None:
+    kept("adversarial/seeds", "seed 1", lambda: 1)
+    for bad in (math.nan, object()):
+        with pytest.raises((ValueError, TypeError)):
+            kept("adversarial/seeds", "seed 2", lambda bad=bad: bad)
+    assert record_data("adversarial/seeds") == {"seed 1": 1}
