@@ -314,6 +314,7 @@ def interaction(visit: Visit) -> list[str]:
             play.click()
             if not any(shown() != before for _ in range(30)):  # for some two seconds
                 found.append(f"{who}: the play button changes nothing")
+            play.evaluate("e => e.textContent === 'Stop' && e.click()")  # or it would go on
         broken = box.evaluate(
             "box => [...box.querySelectorAll('img')].filter(e => !e.complete || !e.naturalWidth)"
             ".map(e => e.src.slice(-60))"

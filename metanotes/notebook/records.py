@@ -107,7 +107,7 @@ def kept(
     the file, or what stands in it under the key, after a change of what `make` does.
 
     Args:
-        name: of the file; its path without `.json`, such as `"adversarial/seeds"`.
+        name: of the file; its path without `.json`, such as `"domains/adversarial"`.
         key: what is asked for, in words.
         make: works it out; called where the file does not have it, which is then kept there.
         folder: see `record`; where no folder holds the file, it is written to the first of them.

@@ -131,6 +131,7 @@ def test_page(light: pages.Reader, name: str) -> None:
         visit.page.set_viewport_size(pages.PHONE)
         visit.page.wait_for_timeout(150)
         assert pages.overflow(visit) == []
+        assert pages.interaction(visit) == [], "on a phone"
         pages.darken(visit)
         assert pages.contrast(visit) == [], "in dark"
     finally:
@@ -150,18 +151,15 @@ def test_page_in_dark_on_a_phone(dark: pages.Reader, name: str) -> None:
         visit.page.close()
 
 
-@pytest.mark.parametrize("name", OF_EVERY_KIND)
-def test_axe_finds_nothing(light: pages.Reader, name: str) -> None:
-    visit = light.open(name)
-    try:
-        assert axe.violations(visit) == []
-    finally:
-        visit.page.close()
+IN_DARK_TOO = ["book/home.html", "book/glossary.html"]
 
 
-@pytest.mark.parametrize("name", ["book/home.html", "book/glossary.html"])
-def test_axe_finds_nothing_in_dark_on_a_phone(dark: pages.Reader, name: str) -> None:
-    visit = dark.open(name)
+@pytest.mark.parametrize(
+    ("reader", "name"),
+    [*(("light", name) for name in OF_EVERY_KIND), *(("dark", name) for name in IN_DARK_TOO)],
+)
+def test_axe_finds_nothing(request: pytest.FixtureRequest, reader: str, name: str) -> None:
+    visit = request.getfixturevalue(reader).open(name)
     try:
         assert axe.violations(visit) == []
     finally:
