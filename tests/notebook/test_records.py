@@ -164,16 +164,16 @@ def test_what_was_worked_out_once_is_kept_and_read(book: Path) -> None:
         return 0.1, None
 
     for _ in range(2):
-        assert kept("domains/adversarial", "seed 1", make) == [0.1, None]
-    assert kept("domains/adversarial", "seed 2", lambda: 3) == 3
+        assert kept("speed/further_seeds", "seed 1", make) == [0.1, None]
+    assert kept("speed/further_seeds", "seed 2", lambda: 3) == 3
     assert len(calls) == 1
-    assert record_data("domains/adversarial") == {"seed 1": [0.1, None], "seed 2": 3}
+    assert record_data("speed/further_seeds") == {"seed 1": [0.1, None], "seed 2": 3}
     assert not list(book.rglob("*.tmp"))
 
 
 def test_what_json_does_not_know_is_not_kept(book: Path) -> None:
-    kept("domains/adversarial", "seed 1", lambda: 1)
+    kept("speed/further_seeds", "seed 1", lambda: 1)
     for bad in (math.nan, object()):
         with pytest.raises((ValueError, TypeError)):
-            kept("domains/adversarial", "seed 2", lambda bad=bad: bad)
-    assert record_data("domains/adversarial") == {"seed 1": 1}
+            kept("speed/further_seeds", "seed 2", lambda bad=bad: bad)
+    assert record_data("speed/further_seeds") == {"seed 1": 1}
