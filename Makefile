@@ -65,7 +65,10 @@ $(SITE): $(ENV) $(VENDOR) $(PAGES)
 serve: book  ## shows the website at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-test: lint unit notebook-tests site-tests  ## everything that is checked
+# What keeps one core busy is done side by side first.
+test: $(ENV)  ## everything that is checked
+	@$(MAKE) --no-print-directory -j 3 lint book browser
+	@$(MAKE) --no-print-directory unit notebook-tests site-tests
 	@echo "All tests passed."
 
 lint: $(ENV)

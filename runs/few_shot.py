@@ -79,14 +79,15 @@ def about(name: str) -> dict[str, Any]:
             "data": f"{images.about}. {len(images.load().train.y)} training images",
             "episodes in training": "5 queries a class, with 20 ways 2 (Reptile: 10 examples)",
             "inner": "MAML, Meta-SGD: rate 0.4, 1 step; ANIL, hyper-representation: rate 0.3, "
-            "5 steps, features scaled to one length; Reptile: Adam, 5 or 10 steps",
+            "5 steps; Reptile: Adam, 5 or 10 steps. All of these have features of one length "
+            "below the head (a LayerNorm without parameters), see few_shot_recipe",
             "outer": "Adam, its rate rising for the first 2 % of the iterations and then falling "
             "to 0 (cosine), gradient norm at most 10; of the rates 0.001, 0.003 and 0.01 that "
             "which did best on validation classes after a tenth of the iterations. "
             "Hyper-representation: 0.008, falling; Reptile: step 1 falling to 0",
             "older rows": "those of learners that descend and that carry no note were made before: "
-            "outer rate 0.003 without search or warm-up, 5 queries a class, 500 to 5 000 "
-            "iterations at 5-way 1-shot, see the runs",
+            "features of one length for ANIL and the hyper-representation alone, outer rate 0.003 "
+            "without search or warm-up, 500 to 5 000 iterations at 5-way 1-shot, see the runs",
             "comparing": "trained on 1-shot episodes and judged in every setting: prototypical and "
             f"matching network (its temperature learned), {images.many} ways, 3 queries a class; "
             "Siamese network, 20 ways, 5 queries. Relation network: 10 ways, 5 queries, trained "

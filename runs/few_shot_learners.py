@@ -40,18 +40,18 @@ class Episodic(Searching):
         batch: tasks; half of them with more ways.
         queries: of a class in training, with few ways and with more.
         warmup: the part of the iterations in which the outer rate rises.
-        net: "conv4", the image set's own; "scaled", the same with features of one length; "dense4".
+        net: "conv4", the image set's own, its features scaled to one length; or "dense4".
         test_steps: see `Contender`.
     """
 
     learner_class: str
     arguments: Mapping[str, Any]
-    iterations: int = 16000
+    iterations: int = 10000
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     batch: int = 8
     queries: tuple[int, int] = (5, 2)
     warmup: float = 0.02
-    net: Literal["conv4", "scaled", "dense4"] = "conv4"
+    net: Literal["conv4", "dense4"] = "conv4"
     test_steps: tuple[int, ...] = TEST_STEPS
 
     def trained(self, entry: Entry) -> str:
@@ -82,7 +82,7 @@ class Episodic(Searching):
         if self.net == "dense4":
             image = entry.images.load().train.x.shape[1:]
             return zero_headed(dense4(entry.ways, image[0], image[1], seed=entry.seed))
-        return scaled(entry.net()) if self.net == "scaled" else entry.net()
+        return scaled(entry.net())
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ CONTENDERS: dict[str, Contender] = {
     "fine-tuning": OnBody("descent", test_steps=TEST_STEPS),
     "MAML": Episodic("MAML", ONE_STEP),
     "first-order MAML": Episodic("MAML", {**ONE_STEP, "first_order": True}),
-    "ANIL": Episodic("ANIL", {"inner_lr": 0.3, "steps": 5}, net="scaled"),
+    "ANIL": Episodic("ANIL", {"inner_lr": 0.3, "steps": 5}),
     "Meta-SGD": Episodic("MetaSGD", ONE_STEP),
     "Reptile": ManySteps(),
     "MAML without convolutions": Episodic("MAML", ONE_STEP, batch=16, net="dense4"),

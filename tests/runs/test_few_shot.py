@@ -14,29 +14,15 @@ import torch
 from torch import nn
 
 from metanotes import notebook
-from metanotes.data import Images
 from metanotes.learner import Learner
 from runs import few_shot
 from runs.__main__ import main
 from runs.few_shot_entry import Entry, rising_and_falling
 from runs.few_shot_learners import CONTENDERS
 from runs.omniglot import Classes
+from tests.small_images import small_images, small_net
 
 NAME = "few_shot_omniglot"
-
-
-def _images(classes: int, seed: int) -> Images:
-    """Classes that differ in their mean image."""
-    generator = torch.Generator().manual_seed(seed)
-    means = torch.rand(classes, 1, 1, 8, 8, generator=generator)
-    x = means + 0.1 * torch.rand(classes, 20, 1, 8, 8, generator=generator)
-    names = tuple(f"c{i}" for i in range(classes))
-    return Images(x.flatten(0, 1), torch.arange(classes).repeat_interleave(20), names)
-
-
-def _net(ways: int, seed: int) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, ways))
 
 
 class _Products(nn.Module):
@@ -51,9 +37,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("METANOTES_CACHE", str(tmp_path / "cache"))
     small = replace(
         few_shot.IMAGE_SETS[NAME],
-        load=lambda: Classes(_images(30, 0), _images(8, 1), _images(8, 2)),
-        net=_net,
-        related=lambda seed: (_net(2, seed)[:-1], _Products()),
+        load=lambda: Classes(small_images(30, 0), small_images(8, 1), small_images(8, 2)),
+        net=small_net,
+        related=lambda seed: (small_net(2, seed)[:-1], _Products()),
         features=16,
         many=10,
         settings={"5-way 1-shot": (5, 1), "3-way 2-shot": (3, 2)},
