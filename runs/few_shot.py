@@ -78,9 +78,10 @@ def about(name: str) -> dict[str, Any]:
         "config": {
             "data": f"{images.about}. {len(images.load().train.y)} training images",
             "episodes in training": "5 queries a class, with 20 ways 2 (Reptile: 10 examples)",
-            "inner": "MAML, Meta-SGD: rate 0.4, 1 step; ANIL, hyper-representation: rate 0.3, "
-            "5 steps; Reptile: Adam, 5 or 10 steps. All of these have features of one length "
-            "below the head (a LayerNorm without parameters), see few_shot_recipe",
+            "inner": "MAML, Meta-SGD: rate 0.4, 1 step; first-order MAML: 0.1, 1 step; ANIL, "
+            "hyper-representation: rate 0.3, 5 steps; Reptile: Adam, 5 or 10 steps. All but "
+            "Reptile have features of one length below the head (a LayerNorm without parameters), "
+            "see few_shot_recipe",
             "outer": "Adam, its rate rising for the first 2 % of the iterations and then falling "
             "to 0 (cosine), gradient norm at most 10; of the rates 0.001, 0.003 and 0.01 that "
             "which did best on validation classes after a tenth of the iterations. "

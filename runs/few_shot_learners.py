@@ -227,7 +227,7 @@ CONTENDERS: dict[str, Contender] = {
     "nearest neighbour in features": OnBody("neighbour"),
     "fine-tuning": OnBody("descent", test_steps=TEST_STEPS),
     "MAML": Episodic("MAML", ONE_STEP),
-    "first-order MAML": Episodic("MAML", {**ONE_STEP, "first_order": True}),
+    "first-order MAML": Episodic("MAML", {"inner_lr": 0.1, "steps": 1, "first_order": True}),
     "ANIL": Episodic("ANIL", {"inner_lr": 0.3, "steps": 5}),
     "Meta-SGD": Episodic("MetaSGD", ONE_STEP),
     "Reptile": ManySteps(),
