@@ -1,5 +1,7 @@
 """What each part of a recipe buys: MAML at 5-way 1-shot, one part changed at a time.
 
+Then, for every learner that descends, three inner rates with features of one length.
+
 All trainings take about as long: their iterations were set by the seconds of one on a core with
 nothing else to do. They are judged on validation characters, so that the recipe of
 `few_shot_omniglot` can be chosen by them.
@@ -8,22 +10,23 @@ nothing else to do. They are judged on validation characters, so that the recipe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metanotes.evaluation import evaluate
 from metanotes.inner_loop import Descent
 from metanotes.learner import Learner
-from metanotes.methods.initialization import MAML, MetaSGD
+from metanotes.methods.initialization import ANIL, MAML, MetaSGD, Reptile
 from metanotes.task import Task
 from metanotes.training import History, meta_train
+from metanotes.update_rules import SGD, Adam
 from runs.few_shot import IMAGE_SETS
 from runs.few_shot_entry import CLIP, Entry, rising_and_falling, zero_headed
 from runs.few_shot_learners import scaled
@@ -50,12 +53,22 @@ class LossAfterEachStep(MAML):
         return torch.stack(losses).mean(0)
 
 
-LEARNERS = {"MAML": MAML, "Meta-SGD": MetaSGD, "loss after each step": LossAfterEachStep}
+LEARNERS: dict[str, Callable[[nn.Sequential, float, int], Learner]] = {
+    "MAML": MAML,
+    "first-order MAML": partial(MAML, first_order=True),
+    "loss after each step": LossAfterEachStep,
+    "Meta-SGD": MetaSGD,
+    "ANIL": ANIL,
+    "Reptile": lambda model, rate, steps: Reptile(model, SGD(rate), steps, batch=10),
+    "Reptile, Adam inside": lambda model, rate, steps: Reptile(
+        model, Adam(rate, betas=(0.0, 0.999)), steps, batch=10
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How MAML is trained.
+    """How MAML is trained, or another.
 
     Args:
         learner: a name of `LEARNERS`.
@@ -63,7 +76,7 @@ class Recipe:
         inner_lr: of them.
         tasks: in a batch.
         queries: of a class.
-        rate: of Adam.
+        rate: of Adam; Reptile's is the step towards where it ended.
         warmup: the part of the iterations in which the rate rises.
         falls: the rate goes to 0 along half a cosine.
         zero_head: the head starts at zero.
@@ -104,12 +117,29 @@ RECIPES: dict[str, Recipe] = {
     "5 inner steps": Recipe(steps=5, iterations=400),
     "5 inner steps, a loss after each": Recipe("loss after each step", steps=5, iterations=210),
 }
+# Ten examples of a class are Reptile's only set: nine as a support set, and one as queries.
+REPTILE = Recipe(steps=5, tasks=5, queries=1, rate=1.0, warmup=0)
+INNER_RATES: dict[str, tuple[Recipe, tuple[float, ...]]] = {
+    "MAML": (Recipe(), (0.1, 0.4, 1.0)),
+    "first-order MAML": (Recipe(iterations=1250), (0.03, 0.1, 0.4)),
+    "Meta-SGD": (Recipe(), (0.1, 0.4, 1.0)),
+    "ANIL": (Recipe(steps=5, iterations=1100), (0.1, 0.3, 1.0)),
+    "Reptile": (replace(REPTILE, iterations=850), (0.03, 0.1, 0.4)),
+    "Reptile, Adam inside": (replace(REPTILE, iterations=650), (0.001, 0.003, 0.01)),
+}
+RECIPES |= {
+    f"{learner}, inner rate {rate:g}": replace(
+        recipe, learner=learner, inner_lr=rate, one_length=True
+    )
+    for learner, (recipe, rates) in INNER_RATES.items()
+    for rate in rates
+}
 
 
 def about() -> dict[str, Any]:
     """The words of the record."""
     return {
-        "title": "Omniglot, 5-way 1-shot: what each part of MAML's recipe buys",
+        "title": "Omniglot, 5-way 1-shot: what each part of a recipe buys",
         "config": {
             "data": IMAGE_SETS["few_shot_omniglot"].about,
             AS_IT_IS: "rate 0.4 and 1 step inside; 8 tasks a batch, 5 queries a class; Adam, its "
@@ -118,6 +148,9 @@ def about() -> dict[str, Any]:
             "the others": "one part changed, as the name says; 'rate held': neither rises nor "
             "falls; 'phi averaged': what is judged is a running average that keeps 0.98 in every "
             "iteration; 'a loss after each': the outer loss is the mean of those after each step",
+            "inner rates": "for each learner that descends, features of one length; first-order "
+            "MAML, Meta-SGD: 1 step; ANIL: 5; Reptile: 5 tasks a batch, 10 examples a class, 5 "
+            "steps on minibatches of 10, its outer step 1 falling to 0",
             "length": "all trainings take about as long: 1000 iterations of the recipe as it is, "
             "and of the others so many as take its time on a core with nothing else to do",
         },
@@ -155,7 +188,9 @@ def learner_of(recipe: Recipe, entry: Entry) -> Learner:
 def _work(name: str, recipe: Recipe, session: Session) -> None:
     entry = Entry(IMAGE_SETS["few_shot_omniglot"], "MAML", SETTING, session.seed)
     learner = learner_of(recipe, entry)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=recipe.rate)
+    reptile = isinstance(learner, Reptile)
+    outer = torch.optim.SGD if reptile else torch.optim.Adam
+    optimizer = outer(learner.parameters(), lr=recipe.rate)
     warmup = int(recipe.warmup * recipe.iterations)
     falling = rising_and_falling(optimizer, recipe.iterations, warmup) if recipe.falls else None
     average = None if recipe.average is None else Average(learner, recipe.average)
@@ -163,7 +198,7 @@ def _work(name: str, recipe: Recipe, session: Session) -> None:
     def train_until(until: int, checkpoint: Path) -> History:
         return meta_train(
             learner,
-            entry.episodes(queries=recipe.queries),
+            entry.episodes(shots=9 if reptile else 1, queries=recipe.queries),
             until,
             recipe.tasks,
             optimizer=optimizer,
@@ -202,5 +237,5 @@ class Average:
 
 
 RUN = LongRun(
-    "few_shot_recipe", "what each part of MAML's recipe buys, 5-way 1-shot of Omniglot", about, jobs
+    "few_shot_recipe", "what each part of a recipe buys, 5-way 1-shot of Omniglot", about, jobs
 )
