@@ -37,7 +37,7 @@ class ImageSet:
         settings: by name, ways and shots.
         scale: iterations of a training, relative to those that a learner asks for.
         about: the data and the network, in a sentence.
-        trial: how many times as short the trial of an outer rate is as the training.
+        trial: how many times as short the trial of a rate is as the training.
     """
 
     title: str
@@ -192,13 +192,15 @@ class Contender:
 
 
 class Searching(Contender):
-    """Of some outer rates of Adam, that which does best on validation classes after a short
-    training is taken for the long one.
+    """Of some rates, that which does best on validation classes after a short training is taken
+    for the long one.
 
     Args:
         iterations: of the long training.
         rates: to choose from.
     """
+
+    searched = "outer rate"  # of Adam
 
     iterations: int
     rates: tuple[float, ...]
@@ -235,7 +237,7 @@ class Searching(Contender):
         accuracies = {rate: tried(rate) for rate in self.rates}
         grid = ", ".join(f"{rate:g}: {100 * value:.1f} %" for rate, value in accuracies.items())
         best = max(self.rates, key=lambda rate: accuracies[rate])
-        session.note = f"outer rate {best:g} ({grid})"
+        session.note = f"{self.searched} {best:g} ({grid})"
         return self.after(entry, session, self.trained(entry), best)
 
 

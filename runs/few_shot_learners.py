@@ -19,7 +19,7 @@ from metanotes.methods.bilevel import HyperRepresentation
 from metanotes.methods.comparison import Classifier, NearestNeighbor
 from metanotes.methods.initialization import ANIL, MAML, MetaSGD, Pretrained, Reptile
 from metanotes.nets import dense4
-from metanotes.update_rules import Adam
+from metanotes.update_rules import SGD
 from runs.few_shot_comparing import RATES, Compares, Relates
 from runs.few_shot_entry import Contender, Entry, Searching, plain, zero_headed
 from runs.jobs import Session
@@ -86,17 +86,21 @@ class Episodic(Searching):
 
 
 @dataclass(frozen=True)
-class ManySteps(Contender):
-    """Reptile as published, but for the number of iterations: Adam inside, its first moment off.
+class ManySteps(Searching):
+    """Reptile, gradient descent inside where the published one has Adam, see `few_shot_recipe`.
 
     It learns from ten examples of each class, whatever the shots: one training serves both. The
-    pairs are for few and for many ways.
+    pairs are for few and for many ways. The rates are those of the steps inside; the outer step
+    is 1, falling to 0.
     """
 
-    inner_lr: tuple[float, float] = (1e-3, 5e-4)
+    searched = "inner rate"
+
+    rates: tuple[float, ...] = (0.1, 0.2, 0.4)
+    iterations: int = 8000
+    fewer: int = 2  # times, with many ways
     steps: tuple[int, int] = (5, 10)
     batch: tuple[int, int] = (10, 20)
-    iterations: tuple[int, int] = (4000, 1000)
     tasks: int = 5
     outer_lr: float = 1.0
     test_steps: tuple[int, ...] = (50,)
@@ -105,22 +109,25 @@ class ManySteps(Contender):
         return f"{entry.learner} {entry.ways}-way"
 
     def training(self, entry: Entry) -> dict[str, Any]:
-        return {**plain(self), "ways": entry.ways}
+        return {**super().training(entry), "ways": entry.ways}
 
-    def learner(self, entry: Entry, session: Session) -> Learner:
+    def judged_in(self, entry: Entry) -> Entry:
+        return entry.first(entry.ways)
+
+    def after(
+        self, entry: Entry, session: Session, what: str, rate: float, part: int = 1
+    ) -> Learner:
         many = entry.ways > 5
-        rule = Adam(self.inner_lr[many], betas=(0.0, 0.999))
-        model = entry.images.net(entry.ways, entry.seed)
-        learner = Reptile(model, rule, self.steps[many], batch=self.batch[many])
-        outer = torch.optim.SGD(learner.parameters(), lr=self.outer_lr)
-        entry.first(entry.ways).train(
+        rule, batch = SGD(rate), self.batch[many]
+        learner = Reptile(scaled(entry.net()), rule, self.steps[many], batch=batch)
+        self.judged_in(entry).train(
             session,
-            self.trained(entry),
+            what,
             learner,
             entry.episodes(shots=9, queries=1),  # ten of each class, support or not
-            self.iterations[many],
+            self.iterations // (part * (self.fewer if many else 1)),
             self.tasks,
-            optimizer=outer,
+            optimizer=torch.optim.SGD(learner.parameters(), lr=self.outer_lr),
         )
         return learner
 
