@@ -97,11 +97,11 @@ class ManySteps(Searching):
     searched = "inner rate"
 
     rates: tuple[float, ...] = (0.1, 0.2, 0.4)
-    iterations: int = 8000
+    iterations: int = 16000
     fewer: int = 2  # times, with many ways
     steps: tuple[int, int] = (5, 10)
     batch: tuple[int, int] = (10, 20)
-    tasks: int = 5
+    tasks: int = 2
     outer_lr: float = 1.0
     test_steps: tuple[int, ...] = (50,)
 
