@@ -97,11 +97,10 @@ class ManySteps(Searching):
     searched = "inner rate"
 
     rates: tuple[float, ...] = (0.1, 0.2, 0.4)
-    iterations: int = 16000
-    fewer: int = 2  # times, with many ways
+    iterations: int = 8000
     steps: tuple[int, int] = (5, 10)
     batch: tuple[int, int] = (10, 20)
-    tasks: int = 2
+    tasks: tuple[int, int] = (5, 2)
     outer_lr: float = 1.0
     test_steps: tuple[int, ...] = (50,)
 
@@ -125,8 +124,8 @@ class ManySteps(Searching):
             what,
             learner,
             entry.episodes(shots=9, queries=1),  # ten of each class, support or not
-            self.iterations // (part * (self.fewer if many else 1)),
-            self.tasks,
+            self.iterations // part,
+            self.tasks[many],
             optimizer=torch.optim.SGD(learner.parameters(), lr=self.outer_lr),
         )
         return learner
