@@ -21,7 +21,9 @@ from torch import Tensor
 
 from metanotes.engine import recomputed
 from metanotes.task import Batch, task_count
-from metanotes.theta import TaskLoss, Theta, losses_and_gradients, with_task_axis
+from metanotes.theta import losses_and_gradients, with_task_axis
+from metanotes.theta.gradients import TaskLoss
+from metanotes.theta.parameters import Theta
 from metanotes.update_rules import State, UpdateRule
 
 __all__ = ["Descent", "descend"]

@@ -40,21 +40,17 @@ from metanotes.task import (
     tensors_of,
 )
 from metanotes.theta import (
-    IN_FORCE,
-    Layers,
-    Part,
-    Theta,
     call,
     leaves,
     losses_and_gradients,
     losses_pulled_back,
-    one_number_each,
     over_tasks,
-    parts_of,
-    present,
     trainable,
     with_task_axis,
 )
+from metanotes.theta.gradients import one_number_each
+from metanotes.theta.parameters import Layers, Part, Theta, parts_of
+from metanotes.theta.task_axis import IN_FORCE, present
 from metanotes.update_rules import UpdateRule
 
 __all__ = ["InnerLoopLearner"]

@@ -22,7 +22,8 @@ from torch.nn.functional import mse_loss as mse
 from metanotes._ground.checks import count
 from metanotes.engine import Computing, Options, Workshop, meta_step
 from metanotes.task import Batch, Inputs, Task, check_tasks, tensors_of
-from metanotes.theta import one_number_each, over_tasks
+from metanotes.theta import over_tasks
+from metanotes.theta.gradients import one_number_each
 
 __all__ = ["Learner", "check_outputs", "check_targets", "cross_entropy", "mse"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import fraction, positive
-from metanotes.theta import Theta
+from metanotes.theta.parameters import Theta
 
 __all__ = ["SGD", "Adam", "Momentum", "RMSprop", "UpdateRule"]
 

@@ -35,7 +35,8 @@ from metanotes._ground.precision import convolutions as convolutions_round
 from metanotes.engine import plan_for
 from metanotes.nets import conv4
 from metanotes.task import tensors_of
-from metanotes.theta import ONE_BY_ONE, How
+from metanotes.theta import How
+from metanotes.theta.task_axis import ONE_BY_ONE
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]

@@ -33,7 +33,8 @@ from metanotes.engine.trial import (
 )
 from metanotes.engine.working import working
 from metanotes.task import Task, map_tensors, select, task_count, tensors_of
-from metanotes.theta import ONE_BY_ONE, How
+from metanotes.theta import How
+from metanotes.theta.task_axis import ONE_BY_ONE
 
 LARGE = 5_000_000  # floating-point operations of a task, from which arithmetic is what it costs
 GROUP = 500_000_000  # and of the tasks that are worked on at once, about

@@ -20,7 +20,9 @@ from torch.autograd.function import once_differentiable
 from metanotes._ground.randomness import random_state, replayed
 from metanotes.engine.nodes import nodes_of
 from metanotes.engine.working import attention_at_present
-from metanotes.theta import Theta, flat, in_force, leaves, present
+from metanotes.theta import in_force, leaves
+from metanotes.theta.parameters import Theta, flat
+from metanotes.theta.task_axis import present
 
 State = tuple[Theta, ...]
 Step = Callable[[int, Theta, State], tuple[Theta, State]]

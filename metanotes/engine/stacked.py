@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from metanotes.theta import NotStackable
+from metanotes.theta.task_axis import NotStackable
 
 IGNORED = -100  # labels that cross entropy leaves out
 

@@ -22,7 +22,7 @@ from metanotes.engine.normalizations import FORMULAS
 from metanotes.engine.protocol import Learned
 from metanotes.engine.working import working
 from metanotes.task import Task, map_tensors, tensors_of
-from metanotes.theta import ONE_BY_ONE
+from metanotes.theta.task_axis import ONE_BY_ONE
 
 
 def two_of(tasks: Task) -> Task:

@@ -9,7 +9,8 @@ from metanotes import MAML, Batch, Task, cross_entropy, mse
 from metanotes.engine import plan_for
 from metanotes.engine.stacked import Stacked
 from metanotes.nets import mlp
-from metanotes.theta import How, NotStackable, in_force, over_tasks
+from metanotes.theta import How, in_force, over_tasks
+from metanotes.theta.task_axis import NotStackable
 
 T, N, IN, OUT = 3, 4, 5, 2
 

@@ -28,7 +28,8 @@ from metanotes.inner_loop import Descent
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, mse
 from metanotes.task import Batch, task_count
-from metanotes.theta import Theta, trainable
+from metanotes.theta import trainable
+from metanotes.theta.parameters import Theta
 from metanotes.update_rules import State, UpdateRule, step_size
 
 

@@ -31,7 +31,8 @@ from metanotes.engine import plain_attention_only
 from metanotes.learner import Loss, cross_entropy
 from metanotes.methods.architecture.mixed_operation import Choice, best_choice, edges
 from metanotes.task import Batch, Inputs, Task, check_tasks, select
-from metanotes.theta import Theta, call, trainable
+from metanotes.theta import call, trainable
+from metanotes.theta.parameters import Theta
 
 MixedProduct = Literal["finite difference", "exact"]
 

@@ -15,7 +15,7 @@ from typing import Unpack
 from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings, InnerLoopLearner
-from metanotes.theta import Theta, check_head
+from metanotes.theta.parameters import Theta, check_head
 from metanotes.update_rules import SGD, step_size
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings
 from metanotes.methods.continual.stream_learner import StreamLearner
-from metanotes.theta import Theta, check_head
+from metanotes.theta.parameters import Theta, check_head
 from metanotes.update_rules import SGD, step_size
 
 

@@ -22,7 +22,7 @@ from metanotes._ground.checks import count
 from metanotes.inner_loop_learner import InnerLoopLearner, Settings
 from metanotes.learner import Learner
 from metanotes.task import Batch, Task, check_tasks, in_parts, select
-from metanotes.theta import Theta
+from metanotes.theta.parameters import Theta
 from metanotes.update_rules import UpdateRule
 
 

@@ -31,7 +31,7 @@ from metanotes._ground.checks import positive
 from metanotes.learner import Loss, cross_entropy
 from metanotes.methods.datapolicy.lookahead import LookaheadLearner
 from metanotes.task import Inputs
-from metanotes.theta import Theta
+from metanotes.theta.parameters import Theta
 
 TRANSFORMS = ("turn", "shift", "scale")
 

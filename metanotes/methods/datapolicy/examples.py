@@ -11,7 +11,8 @@ from torch.func import vmap
 
 from metanotes.learner import Loss, check_outputs, check_targets
 from metanotes.task import Task, check_judged
-from metanotes.theta import Theta, call, trainable
+from metanotes.theta import call, trainable
+from metanotes.theta.parameters import Theta
 
 
 def check_model(model: nn.Module) -> nn.Module:

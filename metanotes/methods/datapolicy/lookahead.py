@@ -31,15 +31,15 @@ from metanotes.methods.datapolicy.examples import (
 )
 from metanotes.task import Batch, Inputs, Task
 from metanotes.theta import (
-    Theta,
     call,
     leaves,
     losses_and_gradients,
-    one_number_each,
     over_tasks,
     trainable,
     with_task_axis,
 )
+from metanotes.theta.gradients import one_number_each
+from metanotes.theta.parameters import Theta
 from metanotes.update_rules import step_size
 
 

@@ -19,7 +19,7 @@ from metanotes.learner import Loss, cross_entropy
 from metanotes.methods.datapolicy.lookahead import LookaheadLearner
 from metanotes.nets import mlp
 from metanotes.task import Inputs
-from metanotes.theta import Theta
+from metanotes.theta.parameters import Theta
 
 
 class MetaWeightNet(LookaheadLearner):

@@ -16,7 +16,7 @@ from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings
 from metanotes.methods.initialization.maml import MAML
-from metanotes.theta import check_head
+from metanotes.theta.parameters import check_head
 
 
 class ANIL(MAML):

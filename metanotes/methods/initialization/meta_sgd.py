@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from metanotes.inner_loop_learner import InnerLoopLearner, Settings
-from metanotes.theta import Theta, parts_of, trainable
+from metanotes.theta import trainable
+from metanotes.theta.parameters import Theta, parts_of
 from metanotes.update_rules import State, UpdateRule, step_size
 
 

@@ -16,7 +16,7 @@ from metanotes.engine import Computing
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Learner, Loss, cross_entropy
 from metanotes.task import Task, joined
-from metanotes.theta import Part
+from metanotes.theta.parameters import Part
 from metanotes.update_rules import SGD, step_size
 
 

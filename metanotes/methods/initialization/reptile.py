@@ -24,7 +24,7 @@ from metanotes.engine import Computing
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
 from metanotes.task import Batch, Task, check_tasks, joined
-from metanotes.theta import Part, Theta
+from metanotes.theta.parameters import Part, Theta
 from metanotes.update_rules import UpdateRule
 
 

@@ -19,7 +19,8 @@ from metanotes._ground.randomness import seeded
 from metanotes.methods.language.token_loss import IGNORED, token_loss
 from metanotes.nets import Translator
 from metanotes.task import Batch
-from metanotes.theta import Part, parts_of, trainable
+from metanotes.theta import trainable
+from metanotes.theta.parameters import Part, parts_of
 
 
 class FineTuned(NamedTuple):

@@ -25,7 +25,8 @@ from metanotes.learner import Learner, Loss, mse, refuse_running_statistics
 from metanotes.methods.memory.examples import vectors
 from metanotes.nets import mlp
 from metanotes.task import Batch, Inputs, Task
-from metanotes.theta import Theta, call, over_tasks, trainable
+from metanotes.theta import call, over_tasks, trainable
+from metanotes.theta.parameters import Theta
 
 SMALL = 0.3  # share of the usual initial weights with which g begins, so that theta^n is theta_0's
 

@@ -19,15 +19,9 @@ from torch.utils._pytree import tree_leaves
 from metanotes._ground.randomness import random_state, replayed
 from metanotes.engine import slow_rules_refused
 from metanotes.task import Batch, Functions, select
-from metanotes.theta import (
-    ONE_BY_ONE,
-    How,
-    Theta,
-    in_force,
-    leaves,
-    losses_and_gradients,
-    of_task,
-)
+from metanotes.theta import How, in_force, leaves, losses_and_gradients
+from metanotes.theta.parameters import Theta
+from metanotes.theta.task_axis import ONE_BY_ONE, of_task
 from metanotes.update_rules import UpdateRule
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from metanotes._ground import checks
 from metanotes.methods.optimizers.fused_lstm import FusedStep
-from metanotes.theta import Theta
+from metanotes.theta.parameters import Theta
 from metanotes.update_rules import State, UpdateRule
 
 LARGEST_P = 80.0  # e^p and e^-p are numbers of single precision

@@ -27,7 +27,7 @@ from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
 from metanotes.methods.optimizers.lstm_rule import check_preprocess, log_and_sign
 from metanotes.task import Inputs
-from metanotes.theta import Part, Theta
+from metanotes.theta.parameters import Part, Theta
 from metanotes.update_rules import State, UpdateRule
 
 LOSS = "l(theta)"  # the name of s among the parameters

@@ -31,7 +31,8 @@ from metanotes.methods.optimizers.function_values import (
     values_at,
 )
 from metanotes.task import Batch, Functions, Of, map_tensors
-from metanotes.theta import How, Theta
+from metanotes.theta import How
+from metanotes.theta.parameters import Theta
 
 
 class Rollout(NamedTuple):

@@ -37,7 +37,8 @@ from metanotes.methods.optimizers.function_values import (
     values_at,
 )
 from metanotes.task import Batch, Functions
-from metanotes.theta import How, KnownGradient, Theta
+from metanotes.theta import How, KnownGradient
+from metanotes.theta.parameters import Theta
 from metanotes.update_rules import State, UpdateRule
 
 

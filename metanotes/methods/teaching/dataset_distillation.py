@@ -31,7 +31,8 @@ from metanotes.learner import (
     refuse_running_statistics,
 )
 from metanotes.task import Batch, Inputs, Task, check_tasks
-from metanotes.theta import Theta, call, losses_and_gradients, over_tasks, trainable
+from metanotes.theta import call, losses_and_gradients, over_tasks, trainable
+from metanotes.theta.parameters import Theta
 from metanotes.update_rules import step_size
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from metanotes import SGD, Batch, LearningToOptimize, LSTMRule, StepSizeController, trajectory
 from metanotes.data import Functions
 from metanotes.methods.optimizers import function_values
-from metanotes.theta import How, present
+from metanotes.theta import How
+from metanotes.theta.task_axis import present
 
 REAL = {"dtype": torch.float64}
 
