@@ -102,7 +102,7 @@ class ManySteps(Searching):
     batch: tuple[int, int] = (10, 20)
     tasks: tuple[int, int] = (5, 2)
     outer_lr: float = 1.0
-    test_steps: tuple[int, ...] = (50,)
+    test_steps: tuple[int, ...] = TEST_STEPS
 
     def trained(self, entry: Entry) -> str:
         return f"{entry.learner} {entry.ways}-way"
