@@ -7,7 +7,7 @@ record are taken of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,7 @@ class Episodic(Searching):
         rates: see `Searching`.
         batch: tasks; half of them with more ways.
         queries: of a class in training, with few ways and with more.
+        with_more_ways: the fields that are others there.
         warmup: the part of the iterations in which the outer rate rises.
         net: "conv4", the image set's own, its features scaled to one length; or "dense4".
         test_steps: see `Contender`.
@@ -53,17 +54,23 @@ class Episodic(Searching):
     warmup: float = 0.02
     net: Literal["conv4", "dense4"] = "conv4"
     test_steps: tuple[int, ...] = TEST_STEPS
+    with_more_ways: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def trained(self, entry: Entry) -> str:
         return f"{entry.learner} {entry.setting}"
 
     def training(self, entry: Entry) -> dict[str, Any]:
-        return {**super().training(entry), "setting": [entry.ways, entry.shots]}
+        settings = super().training(entry) | {"setting": [entry.ways, entry.shots]}
+        others = settings.pop("with_more_ways")
+        return settings | (others if entry.ways > 5 else {})
 
     def after(
         self, entry: Entry, session: Session, what: str, rate: float, part: int = 1
     ) -> Learner:
         many, shots = entry.ways > 5, entry.shots > 1
+        if many and self.with_more_ways:
+            other = replace(self, **self.with_more_ways, with_more_ways={})
+            return other.after(entry, session, what, rate, part)
         learner = CLASSES[self.learner_class](self.model(entry), **self.arguments)
         entry.train(
             session,
@@ -227,13 +234,29 @@ def scaled(model: nn.Sequential) -> nn.Sequential:
 
 
 ONE_STEP = {"inner_lr": 0.4, "steps": 1}
+TWO_TASKS = {"batch": 4}  # halved with more ways
 CONTENDERS: dict[str, Contender] = {
     "hyper-representation": ManyWays(),
     "nearest neighbour in pixels": InPixels(),
     "nearest neighbour in features": OnBody("neighbour"),
     "fine-tuning": OnBody("descent", test_steps=TEST_STEPS),
-    "MAML": Episodic("MAML", ONE_STEP),
-    "first-order MAML": Episodic("MAML", {"inner_lr": 0.1, "steps": 1, "first_order": True}),
+    "MAML": Episodic(
+        "MAML",
+        ONE_STEP,
+        with_more_ways={
+            "arguments": {"inner_lr": 0.8, "steps": 1},
+            **TWO_TASKS,
+            "iterations": 20000,
+        },
+    ),
+    "first-order MAML": Episodic(
+        "MAML",
+        {"inner_lr": 0.1, "steps": 1, "first_order": True},
+        with_more_ways={
+            "arguments": {"inner_lr": 0.1, "steps": 5, "first_order": True},
+            **TWO_TASKS,
+        },
+    ),
     "ANIL": Episodic("ANIL", {"inner_lr": 0.3, "steps": 5}),
     "Meta-SGD": Episodic("MetaSGD", ONE_STEP),
     "Reptile": ManySteps(),

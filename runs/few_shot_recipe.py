@@ -1,6 +1,7 @@
 """What each part of a recipe buys: MAML at 5-way 1-shot, one part changed at a time.
 
-Then, for every learner that descends, three inner rates with features of one length.
+Then, for every learner that descends, three inner rates with features of one length; for two, with
+20 ways too.
 
 All trainings take about as long: their iterations were set by the seconds of one on a core with
 nothing else to do. They are judged on validation characters, so that the recipe of
@@ -32,7 +33,6 @@ from runs.few_shot_entry import CLIP, Entry, rising_and_falling, zero_headed
 from runs.few_shot_learners import scaled
 from runs.jobs import Job, LongRun, Session
 
-SETTING = "5-way 1-shot"
 TEST_STEPS, VALIDATION_TASKS = 5, 600
 
 
@@ -83,6 +83,7 @@ class Recipe:
         one_length: features are scaled to one length below the head.
         average: what the average of phi keeps in an iteration; without it, the last phi counts.
         iterations: so many that all recipes take as long.
+        ways: classes of a task, of one example each.
     """
 
     learner: str = "MAML"
@@ -97,6 +98,12 @@ class Recipe:
     one_length: bool = False
     average: float | None = None
     iterations: int = 1000
+    ways: int = 5
+
+    @property
+    def setting(self) -> str:
+        """A name of the settings of `few_shot_omniglot`."""
+        return f"{self.ways}-way 1-shot"
 
 
 AS_IT_IS = "the recipe as it is"
@@ -119,19 +126,30 @@ RECIPES: dict[str, Recipe] = {
 }
 # Ten examples of a class are Reptile's only set: nine as a support set, and one as queries.
 REPTILE = Recipe(steps=5, tasks=5, queries=1, rate=1.0, warmup=0)
+MANY = Recipe(tasks=2, queries=2, ways=20)
 INNER_RATES: dict[str, tuple[Recipe, tuple[float, ...]]] = {
     "MAML": (Recipe(), (0.1, 0.4, 1.0)),
-    "first-order MAML": (Recipe(iterations=1250), (0.03, 0.1, 0.4)),
-    "Meta-SGD": (Recipe(), (0.1, 0.4, 1.0)),
-    "ANIL": (Recipe(steps=5, iterations=1100), (0.1, 0.3, 1.0)),
-    "Reptile": (replace(REPTILE, iterations=850), (0.03, 0.1, 0.4)),
-    "Reptile, Adam inside": (replace(REPTILE, iterations=650), (0.001, 0.003, 0.01)),
+    "first-order MAML": (Recipe("first-order MAML", iterations=1250), (0.03, 0.1, 0.4)),
+    "Meta-SGD": (Recipe("Meta-SGD"), (0.1, 0.4, 1.0)),
+    "ANIL": (Recipe("ANIL", steps=5, iterations=1100), (0.1, 0.3, 1.0)),
+    "Reptile": (replace(REPTILE, learner="Reptile", iterations=850), (0.03, 0.1, 0.4)),
+    "Reptile, Adam inside": (
+        replace(REPTILE, learner="Reptile, Adam inside", iterations=650),
+        (0.001, 0.003, 0.01),
+    ),
+    "MAML with 20 ways": (replace(MANY, iterations=1700), (0.4, 0.8, 1.6)),
+    "first-order MAML with 20 ways": (
+        replace(MANY, learner="first-order MAML", iterations=2300),
+        (0.1, 0.4, 1.6),
+    ),
+    "first-order MAML with 20 ways, 5 steps": (
+        replace(MANY, learner="first-order MAML", steps=5, iterations=950),
+        (0.03, 0.1, 0.4),
+    ),
 }
 RECIPES |= {
-    f"{learner}, inner rate {rate:g}": replace(
-        recipe, learner=learner, inner_lr=rate, one_length=True
-    )
-    for learner, (recipe, rates) in INNER_RATES.items()
+    f"{name}, inner rate {rate:g}": replace(recipe, inner_lr=rate, one_length=True)
+    for name, (recipe, rates) in INNER_RATES.items()
     for rate in rates
 }
 
@@ -139,7 +157,7 @@ RECIPES |= {
 def about() -> dict[str, Any]:
     """The words of the record."""
     return {
-        "title": "Omniglot, 5-way 1-shot: what each part of a recipe buys",
+        "title": "Omniglot, 1-shot: what each part of a recipe buys",
         "config": {
             "data": IMAGE_SETS["few_shot_omniglot"].about,
             AS_IT_IS: "rate 0.4 and 1 step inside; 8 tasks a batch, 5 queries a class; Adam, its "
@@ -150,7 +168,8 @@ def about() -> dict[str, Any]:
             "iteration; 'a loss after each': the outer loss is the mean of those after each step",
             "inner rates": "for each learner that descends, features of one length; first-order "
             "MAML, Meta-SGD: 1 step; ANIL: 5; Reptile: 5 tasks a batch, 10 examples a class, 5 "
-            "steps on minibatches of 10, its outer step 1 falling to 0",
+            "steps on minibatches of 10, its outer step 1 falling to 0. With 20 ways: 2 tasks a "
+            "batch, 2 queries a class, 1 step or 5",
             "length": "all trainings take about as long: 1000 iterations of the recipe as it is, "
             "and of the others so many as take its time on a core with nothing else to do",
         },
@@ -170,11 +189,12 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
 
 def _job(name: str, recipe: Recipe, seed: int) -> Job:
     images = IMAGE_SETS["few_shot_omniglot"]
-    training = {"recipe": asdict(recipe), "images": images.plain, "clip": CLIP}
+    settings = {k: v for k, v in asdict(recipe).items() if (k, v) != ("ways", 5)}
+    training = {"recipe": settings, "images": images.plain, "clip": CLIP}
     judging = {"tasks": VALIDATION_TASKS, "steps": TEST_STEPS}
     rows = f"{re.escape(name)}$"
     work = partial(_work, name, recipe)
-    return Job(name, seed, rows, work, training, judging, SETTING, [name])
+    return Job(name, seed, rows, work, training, judging, recipe.setting, [name])
 
 
 def learner_of(recipe: Recipe, entry: Entry) -> Learner:
@@ -186,7 +206,7 @@ def learner_of(recipe: Recipe, entry: Entry) -> Learner:
 
 
 def _work(name: str, recipe: Recipe, session: Session) -> None:
-    entry = Entry(IMAGE_SETS["few_shot_omniglot"], "MAML", SETTING, session.seed)
+    entry = Entry(IMAGE_SETS["few_shot_omniglot"], "MAML", recipe.setting, session.seed)
     learner = learner_of(recipe, entry)
     reptile = isinstance(learner, Reptile)
     outer = torch.optim.SGD if reptile else torch.optim.Adam
@@ -237,5 +257,5 @@ class Average:
 
 
 RUN = LongRun(
-    "few_shot_recipe", "what each part of a recipe buys, 5-way 1-shot of Omniglot", about, jobs
+    "few_shot_recipe", "what each part of a recipe buys, 1-shot tasks of Omniglot", about, jobs
 )

@@ -129,6 +129,24 @@ def test_of_several_outer_rates_the_best_is_trained_for_long(
     assert notes == {"outer rate 0.003 (0.001: 50.0 %, 0.003: 60.0 %, 0.01: 50.0 %)"}
 
 
+def test_with_more_ways_a_learner_has_the_settings_that_it_names(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"5-way 1-shot": (5, 1), "20-way 1-shot": (20, 1)}
+    images = replace(few_shot.IMAGE_SETS[NAME], settings=settings)
+    contender = CONTENDERS["first-order MAML"]
+    others = contender.with_more_ways
+    steps = {"5-way 1-shot": contender.arguments["steps"], "20-way 1-shot": 5}
+    assert others["arguments"]["steps"] == 5 != contender.arguments["steps"]
+    made: list[int] = []  # tasks in a batch
+    monkeypatch.setattr(Entry, "train", lambda *args, **rest: made.append(args[6]))
+    for setting, expected in steps.items():
+        entry = Entry(images, "first-order MAML", setting, 0)
+        assert contender.training(entry)["arguments"]["steps"] == expected
+        assert contender.after(entry, None, "", 0.1).steps == expected
+    assert made == [contender.batch, others["batch"] // 2]
+
+
 def _without_origin(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "origin": None} for row in rows]
 
