@@ -75,19 +75,22 @@ def test_it_is_judged_as_the_score_says(name, transductive, size):
         torch.testing.assert_close(value, expected.detach(), rtol=1e-8, atol=0)
 
 
+TASKS = 10  # judged
+
+
 def held(learner: str, transductive: bool) -> int:
     """Bytes that an evaluation of conv4-64 holds at most, in a process of its own."""
     from benchmarks.measure import Machine
 
     g = torch.Generator().manual_seed(0)
-    x, xq = (torch.rand(25, n, 1, 28, 28, generator=g) for n in (5, 75))
-    y, yq = (torch.arange(5).repeat(n).repeat(25, 1) for n in (1, 15))
+    x, xq = (torch.rand(TASKS, n, 1, 28, 28, generator=g) for n in (5, 75))
+    y, yq = (torch.arange(5).repeat(n).repeat(TASKS, 1) for n in (1, 15))
     tasks = Task(Batch(x, y), Batch(xq, yq))
     model = conv4(5)
     made = MAML(model, 0.4) if learner == "MAML" else Prototypes(model[:-1])
 
     def step() -> None:
-        evaluate(made, lambda n: tasks, 25, transductive=transductive)
+        evaluate(made, lambda n: tasks, TASKS, transductive=transductive)
 
     step()
     peak = Machine("cpu", 1).peak(step)
