@@ -99,6 +99,8 @@ def random_search(
     Raises:
         ValueError: nothing to choose, a count below 1, or an empty space.
 
+    Source: Bergstra and Bengio, "Random Search for Hyper-Parameter Optimization", JMLR 2012.
+
     >>> trail = random_search([2, 3], sum, evaluations=100, repeats=False)
     >>> len(trail.cells), trail.best()
     (6, (1, 2))
@@ -143,6 +145,9 @@ def regularized_evolution(
 
     Raises:
         ValueError: nothing to choose, a count below 1, or a sample larger than the population.
+
+    Source: Real, Aggarwal, Huang and Le, "Regularized Evolution for Image Classifier Architecture
+        Search", AAAI 2019, algorithm 1.
 
     >>> trail = regularized_evolution([4, 4, 4], sum, evaluations=200)
     >>> trail.best()

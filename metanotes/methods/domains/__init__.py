@@ -1,4 +1,4 @@
-"""Shared and private spaces: a classifier that is trained on one domain, and used on another."""
+"""phi is a representation in which a classifier of one domain also serves another."""
 
 from metanotes.methods.domains.adaptation import DomainAdaptation
 from metanotes.methods.domains.dsn import DSN, Parts

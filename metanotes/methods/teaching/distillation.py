@@ -26,7 +26,7 @@ from metanotes.learner import check_targets, cross_entropy
 def distillation_loss(
     student: Tensor, teacher: Tensor, y: Tensor, *, temperature: float = 4.0, weight: float = 0.5
 ) -> Tensor:
-    """The mean of (1) over the examples, a scalar, differentiable in both scores.
+    """The mean loss (1) of the examples, a scalar, differentiable in both scores.
 
     On the map:
         phi: the weights of a student

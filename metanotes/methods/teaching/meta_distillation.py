@@ -52,9 +52,10 @@ from metanotes.update_rules import step_size
 
 
 class MetaDistillation(Learner):
-    """A student and a teacher, which learn by turns: (2) and (3).
+    """A student and a teacher, which learn by turns.
 
-    A task is a minibatch that the student is taught, its support set, and a quiz, its query set.
+    The losses are (2) and (3) of the module. A task is a minibatch that the student is taught, its
+    support set, and a quiz, its query set.
     `meta_train` takes a turn of "teacher" and a turn of "student" on each. With several tasks a
     batch, each has a pilot step of its own.
 
