@@ -243,6 +243,13 @@ def test_outputs_name_no_machine(path: Path) -> None:
 
 
 @each
+def test_a_link_by_number_goes_to_that_chapter(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for number, prefix in re.findall(r"{doc}`(\d+) <(\d\d)_\w+>`", text):
+        assert int(number) == int(prefix), f"{number} leads to chapter {prefix}"
+
+
+@each
 def test_labels_of_exercises_have_solutions(path: Path) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     text = "\n".join(
