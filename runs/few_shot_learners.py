@@ -39,10 +39,10 @@ class Episodic(Searching):
         rates: see `Searching`.
         batch: tasks; half of them with more ways.
         queries: of a class in training, with few ways and with more.
-        with_more_ways: the fields that are others there.
         warmup: the part of the iterations in which the outer rate rises.
         net: "conv4", the image set's own, its features scaled to one length; or "dense4".
         test_steps: see `Contender`.
+        with_more_ways: the fields that have other values there.
     """
 
     learner_class: str

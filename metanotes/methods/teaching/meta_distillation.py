@@ -55,9 +55,8 @@ class MetaDistillation(Learner):
     """A student and a teacher, which learn by turns.
 
     The losses are (2) and (3) of the module. A task is a minibatch that the student is taught, its
-    support set, and a quiz, its query set.
-    `meta_train` takes a turn of "teacher" and a turn of "student" on each. With several tasks a
-    batch, each has a pilot step of its own.
+    support set, and a quiz, its query set. `meta_train` takes a turn of "teacher" and a turn of
+    "student" on each. With several tasks a batch, each has a pilot step of its own.
 
     On the map:
         phi: a teacher
