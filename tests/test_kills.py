@@ -76,7 +76,7 @@ def killed(folder, size, kills, seed):
     return [torch.load(folder / f"phi of {rank}") for rank in range(size)]
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_one_that_was_not(
     tmp_path, size, kills

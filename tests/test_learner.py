@@ -83,8 +83,8 @@ def held(learner: str, transductive: bool) -> int:
     from benchmarks.measure import Machine
 
     g = torch.Generator().manual_seed(0)
-    x, xq = (torch.rand(TASKS, n, 1, 28, 28, generator=g) for n in (5, 75))
-    y, yq = (torch.arange(5).repeat(n).repeat(TASKS, 1) for n in (1, 15))
+    x, xq = (torch.rand(TASKS, n, 1, 28, 28, generator=g) for n in (5, 35))
+    y, yq = (torch.arange(5).repeat(n).repeat(TASKS, 1) for n in (1, 7))
     tasks = Task(Batch(x, y), Batch(xq, yq))
     model = conv4(5)
     made = MAML(model, 0.4) if learner == "MAML" else Prototypes(model[:-1])

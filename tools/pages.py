@@ -270,8 +270,11 @@ def interaction(visit: Visit) -> list[str]:
         box = figures.nth(number)
         box.scroll_into_view_if_needed()
 
-        def shown(box: Any = box) -> str:
-            page.wait_for_timeout(60)
+        def shown(box: Any = box, after: float = 0) -> str:
+            if after:
+                page.wait_for_timeout(after)
+            else:
+                page.evaluate("() => new Promise(requestAnimationFrame)")
             return str(box.evaluate(_SHOWN))
 
         who = f"figure {number + 1}"
@@ -312,7 +315,7 @@ def interaction(visit: Visit) -> list[str]:
             page.keyboard.press("Home")
             before = shown()
             play.click()
-            if not any(shown() != before for _ in range(30)):  # for some two seconds
+            if not any(shown(after=60) != before for _ in range(30)):  # for some two seconds
                 found.append(f"{who}: the play button changes nothing")
             play.evaluate("e => e.textContent === 'Stop' && e.click()")  # or it would go on
         broken = box.evaluate(

@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -51,7 +52,11 @@ LISTINGS = sorted(
     (name for name in PAGES if name.startswith("_modules/")),
     key=lambda name: (SITE / name).stat().st_size,
 )
-OPENED = [name for name in PAGES if name not in LISTINGS[:-3] and name != "index.html"]
+OPENED = [
+    name
+    for name in PAGES
+    if name in OF_EVERY_KIND or (name not in LISTINGS[:-3] and name != "index.html")
+]
 
 every_page = pytest.mark.parametrize("name", [n for n in PAGES if n != "index.html"])
 every_opened_page = pytest.mark.parametrize("name", OPENED)
@@ -128,6 +133,8 @@ def test_page(light: pages.Reader, name: str) -> None:
             assert figures == widgets(name) >= 1, "nothing to touch"
         assert pages.interaction(visit) == []
         assert visit.errors == []
+        if name in OF_EVERY_KIND:  # asks for the style sheets again, which a disk refuses
+            assert axe.violations(visit) == []
         visit.page.set_viewport_size(pages.PHONE)
         visit.page.wait_for_timeout(150)
         assert pages.overflow(visit) == []
@@ -138,6 +145,9 @@ def test_page(light: pages.Reader, name: str) -> None:
         visit.page.close()
 
 
+AXE_IN_DARK_TOO = ["book/home.html", "book/glossary.html"]
+
+
 @pytest.mark.parametrize("name", OF_EVERY_KIND)
 def test_page_in_dark_on_a_phone(dark: pages.Reader, name: str) -> None:
     visit = dark.open(name)
@@ -146,22 +156,9 @@ def test_page_in_dark_on_a_phone(dark: pages.Reader, name: str) -> None:
         assert visit.page.locator("html").get_attribute("data-theme") == "dark"
         assert pages.contrast(visit) == []
         assert pages.overflow(visit) == []
+        if name in AXE_IN_DARK_TOO:
+            assert axe.violations(visit) == []
         assert pages.interaction(visit) == []
-    finally:
-        visit.page.close()
-
-
-IN_DARK_TOO = ["book/home.html", "book/glossary.html"]
-
-
-@pytest.mark.parametrize(
-    ("reader", "name"),
-    [*(("light", name) for name in OF_EVERY_KIND), *(("dark", name) for name in IN_DARK_TOO)],
-)
-def test_axe_finds_nothing(request: pytest.FixtureRequest, reader: str, name: str) -> None:
-    visit = request.getfixturevalue(reader).open(name)
-    try:
-        assert axe.violations(visit) == []
     finally:
         visit.page.close()
 
@@ -392,20 +389,30 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def complaints(window: Browser, root: Path, name: str) -> list[str]:
-    found = []
-    for size in (pages.DESKTOP, pages.PHONE):
-        reader = pages.Reader(window, root.as_uri(), size, "light")
-        visit = reader.open(name)
-        found += visit.errors + visit.outside + pages.mathematics(visit) + pages.pictures(visit)
-        found += pages.contrast(visit) + pages.names_of_controls(visit) + pages.copy_buttons(visit)
-        found += pages.overflow(visit) + axe.violations(visit)
-        pages.darken(visit)
-        found += pages.contrast(visit)
-        reader.close()
+def complaints(window: Browser, root: Path, name: str) -> Generator[str, None, None]:
+    """One after another: of a broken page the first is enough."""
     pages._soup.cache_clear()
     pages._anchors.cache_clear()
-    return found + pages.links(root, name)
+    yield from pages.links(root, name)
+    for size in (pages.DESKTOP, pages.PHONE):
+        reader = pages.Reader(window, root.as_uri(), size, "light")
+        try:
+            visit = reader.open(name)
+            yield from visit.errors + visit.outside
+            for check in (
+                pages.mathematics,
+                pages.pictures,
+                pages.contrast,
+                pages.names_of_controls,
+                pages.copy_buttons,
+                pages.overflow,
+                axe.violations,
+            ):
+                yield from check(visit)
+            pages.darken(visit)
+            yield from pages.contrast(visit)
+        finally:
+            reader.close()
 
 
 @pytest.mark.parametrize("what", BREAKS)
@@ -416,13 +423,14 @@ def test_a_broken_page_is_found(window: Browser, broken: Path, what: str) -> Non
     assert count == 1
     path.write_text(harmed.replace(PLACE, BREAKS[what]), encoding="utf-8")
     try:
-        assert complaints(window, broken, "book/preface.html")
+        with closing(complaints(window, broken, "book/preface.html")) as found:
+            assert any(found)
     finally:
         path.write_text(whole, encoding="utf-8")
 
 
 def test_the_page_before_it_was_broken_is_good(window: Browser, broken: Path) -> None:
-    assert complaints(window, broken, "book/preface.html") == []
+    assert list(complaints(window, broken, "book/preface.html")) == []
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[Any
     return rows, trainings
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_has_the_record_of_one_that_was_not(
     tmp_path: Path, whole: tuple[list[Any], list[Any]], kills: int
 ) -> None:

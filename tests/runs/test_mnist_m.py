@@ -1,6 +1,7 @@
 """The record of MNIST to MNIST-M, in small: what it holds, and that it goes on where it was."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -17,17 +18,32 @@ def record(path, *seeds):
     main(["mnist_m", "--learners", pattern, "--seeds", *map(str, seeds)], path.parent)
 
 
+def folder(patch, path):
+    """Noise for images, and runs of three iterations in three legs; where the record will be."""
+    patch.setenv("METANOTES_CACHE", str(path / "cache"))
+    patch.setattr(mnist_m, "ITERATIONS", 3)
+    patch.setattr(mnist_m, "LEGS", 3)
+    patch.setattr(mnist_m, "digits", lambda name: noise(40, 1))
+    patch.setattr(mnist_m, "mnist_m", lambda split: noise(50 if split == "train" else 30, 3))
+    mnist_m.image_set.cache_clear()
+    return path / "results" / "mnist_m.json"
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """Noise for images, and runs of six iterations in three legs."""
-    monkeypatch.setenv("METANOTES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(mnist_m, "ITERATIONS", 6)
-    monkeypatch.setattr(mnist_m, "LEGS", 3)
-    monkeypatch.setattr(mnist_m, "digits", lambda name: noise(40, 1))
-    monkeypatch.setattr(mnist_m, "mnist_m", lambda split: noise(50 if split == "train" else 30, 3))
+    yield folder(monkeypatch, tmp_path)
     mnist_m.image_set.cache_clear()
-    yield tmp_path / "results" / "mnist_m.json"
-    mnist_m.image_set.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The record of seed 0, and the learners that it was made of."""
+    made, make = [], mnist_m.make
+    with pytest.MonkeyPatch.context() as patch:
+        path = folder(patch, tmp_path_factory.mktemp("whole"))
+        patch.setattr(mnist_m, "make", lambda *a: made.append(make(*a)) or made[-1])
+        record(path, 0)
+    return path, made
 
 
 def noise(n, channels):
@@ -41,21 +57,18 @@ def rows(path):
     return {(row["name"], row["seed"]): row["value"] for row in content["rows"]}
 
 
-def test_every_run_has_a_score_and_a_curve(small):
+def test_every_run_has_a_score_and_a_curve(small, whole):
+    shutil.copytree(whole[0].parent, small.parent)
     record(small, 0, 1)
     content = json.loads(small.read_text(encoding="utf-8"))
     assert set(rows(small)) == {(name, seed) for name in SHORT for seed in (0, 1)}
     assert content["seeds"] == [0, 1]
     for run in content["runs"]:
-        assert run["curve"]["iteration"] == [2, 4, 6]
+        assert run["curve"]["iteration"] == [1, 2, 3]
         assert run["curve"]["value"][-1] == rows(small)[run["what"], run["seed"]]
 
 
-def test_an_interrupted_record_goes_on_to_the_same_scores(small, monkeypatch):
-    record(small, 0)
-    whole = small.read_text(encoding="utf-8")
-    small.unlink()
-    monkeypatch.setenv("METANOTES_CACHE", str(small.parent / "other"))
+def test_an_interrupted_record_goes_on_to_the_same_scores(small, whole, monkeypatch):
     evaluate, calls = mnist_m.evaluate, iter(range(100))
 
     def interrupted(*arguments):
@@ -68,26 +81,23 @@ def test_an_interrupted_record_goes_on_to_the_same_scores(small, monkeypatch):
     assert len(rows(small)) == 1
     monkeypatch.setattr(mnist_m, "evaluate", evaluate)
     record(small, 0)
-    old, new = json.loads(whole), json.loads(small.read_text(encoding="utf-8"))
+    old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (whole[0], small))
     assert rows(small) == {(row["name"], row["seed"]): row["value"] for row in old["rows"]}
     assert [run["curve"] for run in new["runs"]] == [run["curve"] for run in old["runs"]]
 
 
-def test_no_label_of_the_target_but_for_target_only_decides_anything(small, monkeypatch):
+def test_no_label_of_the_target_but_for_target_only_decides_anything(small, whole, monkeypatch):
     made, make, original = [], mnist_m.make, mnist_m.mnist_m
     monkeypatch.setattr(mnist_m, "make", lambda *a: made.append(make(*a)) or made[-1])
-    record(small, 0)
 
     def other_labels(split):
         images = original(split)
         return Images(images.x, images.y.flip(0), images.names)
 
-    small.unlink()
-    monkeypatch.setenv("METANOTES_CACHE", str(small.parent / "other"))
     monkeypatch.setattr(mnist_m, "mnist_m", other_labels)
     mnist_m.image_set.cache_clear()
     record(small, 0)
-    for name, first, again in zip(SHORT, made[: len(SHORT)], made[len(SHORT) :], strict=True):
+    for name, first, again in zip(SHORT, whole[1], made, strict=True):
         pairs = zip(first.parameters(), again.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs) == (name != "target only")
 

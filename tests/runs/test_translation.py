@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,18 @@ CACHED += [(translation_lookup, name) for name in ("keys", "queries")]
 
 def made_up(names: list[str]) -> dict[str, Pairs]:
     every = ["aa", "bb", "cc", "ron", "kor"]
-    return {
-        name: generated_pairs(language(name, n // 2, seed=n), 80, seed=n // 2)
-        for n, name in enumerate(every)
-        if name in names
-    }
+    return {name: spoken(n, name) for n, name in enumerate(every) if name in names}
+
+
+@cache
+def spoken(n: int, name: str) -> Pairs:
+    return generated_pairs(language(name, n // 2, seed=n), 80, seed=n // 2)
+
+
+@cache
+def words() -> tuple[Words, Words]:
+    pairs = made_up([*translation_data.SOURCES, *translation_data.TARGETS]).values()
+    return tuple(Words(s for p in pairs for s in side(p)) for side in (_first, _second))  # type: ignore[return-value]
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +92,6 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         for name, value in settings.items():
             monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(translation_data, "translation", made_up)
-
-    def words() -> tuple[Words, Words]:
-        pairs = made_up([*translation_data.SOURCES, *translation_data.TARGETS]).values()
-        return tuple(Words(s for p in pairs for s in side(p)) for side in (_first, _second))  # type: ignore[return-value]
-
     monkeypatch.setattr(translation_data, "vocabularies", words)
     for module, name in CACHED:
         getattr(module, name).cache_clear()
