@@ -50,7 +50,7 @@ def by_the_package(scenario: Scenario, case: Case, recorded: bool = False) -> li
 
 def check_all(scenario: Scenario, stages: list[Stage]) -> None:
     case = scenario.case()
-    case.steps = stages[0].case.steps
+    case.steps = stages[0].case.steps  # fewer after a recording, see `asked_for`
     side = case.plain()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
