@@ -90,13 +90,13 @@ def parameters(network: nn.Module) -> int:
 def flops(network: Network, queries: int, steps: int = 1) -> int:
     """Floating-point operations of a task's meta-gradient, counted without doing them.
 
-    A forward pass and its backward pass twice over for the support set, once for the queries: 6 and
-    3 forward passes of an example.
+    Forward passes of an example: 9 for each of the support set, three for a gradient and six for
+    its derivative, and 3 for each query.
     """
     one = network.tasks(1, queries).support.x[0, :1]
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         network.make().to("meta")(one.to("meta"))
-    return (6 * steps * WAYS + 3 * queries * WAYS) * counter.get_total_flops()
+    return (9 * steps * WAYS + 3 * queries * WAYS) * counter.get_total_flops()
 
 
 # ------------------------------------------------------------------------------ ways of working

@@ -25,6 +25,7 @@ from metanotes.learner import (
     check_outputs,
     check_targets,
     cross_entropy,
+    keep_frozen,
     refuse_other_dtype,
     refuse_running_statistics,
     refuse_whole_numbers,
@@ -49,9 +50,10 @@ from metanotes.theta import (
     with_task_axis,
 )
 from metanotes.theta.gradients import one_number_each
-from metanotes.theta.parameters import Layers, Part, Theta, parts_of
-from metanotes.theta.task_axis import IN_FORCE, present
-from metanotes.update_rules import UpdateRule
+from metanotes.theta.parameters import Layers, Part, Theta, parts_of, refuse_strange_gradients
+from metanotes.theta.seen import check_that_theta_is_seen
+from metanotes.theta.task_axis import IN_FORCE, ONE_BY_ONE, present
+from metanotes.update_rules import UpdateRule, check_that_tasks_stay_apart
 
 __all__ = ["InnerLoopLearner"]
 
@@ -70,13 +72,17 @@ class Settings(HeadSettings, total=False):
     adapts: Part | Sequence[Part] | None
 
 
+# Where one of these is overridden, it is given x, and not what a body makes of it.
+SEES_X = ("task_loss", "query_loss", "outputs")
+
+
 class InnerLoopLearner(Learner):
     """A learner that descends: phi is the start, the rule's parameters, or both.
 
     Args:
         model: any module whose forward maps `[N, ...]` to `[N, ...]`, or keyword arguments where x
             is a dict. Parameters that do not require a gradient stay as they are.
-        rule: makes a step of a gradient.
+        rule: makes a step of a gradient, for each task by itself.
         steps: inner steps k, at least 0.
         loss: of one task, inside and outside.
         first_order: hold the inner gradients constant.
@@ -91,9 +97,10 @@ class InnerLoopLearner(Learner):
 
     Raises:
         ValueError: the model has running statistics, or buffers that its forward writes to: they
-            would carry one task into the next. Or there is nothing to adapt, `adapts` is no part of
-            the model, more examples of a minibatch than a task has, targets that the outputs cannot
-            be compared with.
+            would carry one task into the next. Or the rule mixes tasks, there is nothing to adapt,
+            what adapts is complex, an embedding has sparse gradients, `adapts` is no part of the
+            model, more examples of a minibatch than a task has, targets that the outputs cannot be
+            compared with.
 
     >>> from metanotes import Adam, mse
     >>> from metanotes.data import sinusoid
@@ -130,11 +137,13 @@ class InnerLoopLearner(Learner):
         self.first_order = first_order
         self.batch = None if batch is None else count("batch", batch)
         self.adapted_names = None if adapts is None else parts_of(model, adapts)
-        if not self.phi():
+        phi = self.phi()
+        if not phi:
             raise ValueError(
                 f"{'the model' if adapts is None else f'adapts={adapts!r}'} has no parameter that "
                 "requires a gradient: nothing to adapt"
             )
+        refuse_strange_gradients(model, phi)
 
     # ---------------------------------------------------------------------------- F_phi and f_theta
 
@@ -246,8 +255,10 @@ class InnerLoopLearner(Learner):
 
         theta has the names of the whole model's parameters; so has the head that is returned.
         """
-        model = self.model
+        model, own = self.model, type(self)
         if self.adapted_names is None or not isinstance(model, nn.Sequential):
+            return None, model
+        if any(getattr(own, name) is not getattr(InnerLoopLearner, name) for name in SEES_X):
             return None, model
         if type(model).forward is not nn.Sequential.forward:
             return None, model
@@ -286,18 +297,30 @@ class InnerLoopLearner(Learner):
         """Run the model on the support set of a task: the shape of its output for one example."""
         x, y = map_tensors(lambda t: t[0], tasks.support)
         refuse_other_dtype(self.model, x)
-        before = {name: b._version for name, b in self.model.named_buffers()}
+        buffers = {name: (b, b.detach().clone()) for name, b in self.model.named_buffers()}
+        phi = {name: (p, p._version, p.data_ptr()) for name, p in self.phi().items()}
         try:
             outputs = call(self.model, {}, x)
         except (RuntimeError, ValueError) as error:
             if about_dtypes(error):
                 refuse_whole_numbers(x, error)
             raise
-        written = [n for n, b in self.model.named_buffers() if b._version != before.get(n)]
+        written = [
+            name
+            for name, b in self.model.named_buffers()
+            if name not in buffers or b is not buffers[name][0] or _written(*buffers[name])
+        ]
         if written:
             raise ValueError(
                 f"the model's forward writes to its buffers {written}: they would carry one "
                 "task into the next; use a module that keeps nothing (or model.eval())"
+            )
+        written = [n for n, (p, *was) in phi.items() if [p._version, p.data_ptr()] != was]
+        if written:
+            raise ValueError(
+                f"the model's forward writes to its parameters {written}, as max_norm= of an "
+                "embedding does: the inner steps cannot see that; constrain them by "
+                "torch.nn.utils.parametrize, or outside of the forward"
             )
         return check_outputs(outputs, y)
 
@@ -319,6 +342,11 @@ class InnerLoopLearner(Learner):
         losses, grads = losses_and_gradients(loss, start, *support)
         numbers = [losses, *grads.values()]
         theta = leaves({n: after_a_step(t, grads[n]) for n, t in start.items()})
+        if present() == ONE_BY_ONE:
+            x, y = map_tensors(lambda t: t[0], self.in_turn(tasks.support)[0])
+            at = {name: t.detach()[0] for name, t in theta.items()}
+            check_that_theta_is_seen(self.task_loss, self.phi(), at, x, y)
+            check_that_tasks_stay_apart(self.rule, start, grads)
         by = [*theta.values(), *self.probed(tasks)]
         losses, grads = losses_and_gradients(
             loss, theta, *support, create_graph=not self.first_order
@@ -328,7 +356,10 @@ class InnerLoopLearner(Learner):
             along = torch.stack(
                 [(g * torch.sin(g.detach() * 1e3 + 1)).sum() for g in grads.values()]
             ).sum()
-            numbers += torch.autograd.grad(along, by, materialize_grads=True, retain_graph=True)
+            if along.requires_grad:
+                numbers += torch.autograd.grad(along, by, materialize_grads=True, retain_graph=True)
+            else:  # a loss that is linear in theta
+                numbers += [torch.zeros_like(t) for t in by]
         losses = self.losses_at(theta, tasks.query)
         weights = torch.arange(1, 3).to(losses)
         numbers += torch.autograd.grad(weights @ losses, by, materialize_grads=True)
@@ -344,9 +375,7 @@ class InnerLoopLearner(Learner):
     def train(self, mode: bool = True) -> Self:
         """As of any module; but layers with running statistics, which came frozen, stay frozen."""
         super().train(mode)
-        for layer in self.model.modules():
-            if getattr(layer, "running_mean", None) is not None:
-                layer.eval()
+        keep_frozen(self.model)
         return self
 
     def extra_repr(self) -> str:
@@ -355,3 +384,8 @@ class InnerLoopLearner(Learner):
         if self.adapted_names is not None:
             text += f", adapts={sorted(self.adapted_names)}"
         return text if self.batch is None else f"{text}, batch={self.batch}"
+
+
+def _written(buffer: Tensor, before: Tensor) -> bool:
+    """Whether a buffer has other values; not by its version, which F.batch_norm leaves as it is."""
+    return not torch.equal(buffer.nan_to_num(), before.nan_to_num())

@@ -16,6 +16,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.functional import cross_entropy as cross_entropy
 from torch.nn.functional import mse_loss as mse
 
@@ -28,6 +29,9 @@ from metanotes.theta.gradients import one_number_each
 __all__ = ["Learner", "check_outputs", "check_targets", "cross_entropy", "mse"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+# Losses that compare shape with shape, and would stretch what differs.
+COMPARED = (mse, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 IGNORED = -100  # a token that cross entropy leaves out, as torch's `ignore_index`
 
 
@@ -59,6 +63,8 @@ class Learner(nn.Module):
             raise ValueError(
                 f"loss={loss!r} must be a function of outputs and targets, such as metanotes.mse"
             )
+        if isinstance(loss, type):
+            raise ValueError(f"loss={loss.__name__} is a class: make one, {loss.__name__}()")
         strange = computing.keys() - set(Options._fields)
         if strange:
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(strange))}")
@@ -184,7 +190,7 @@ def check_targets(loss: Loss, output: torch.Size, y: Tensor) -> None:
     ValueError: labels run from 0 to 5, but the model's outputs have 5 classes: labels are 0 to 4
     """
     target = y.shape[2:]
-    if loss is mse:
+    if loss in COMPARED or isinstance(loss, MODULES):
         if target != output:
             raise ValueError(
                 f"a target has the shape {list(target)}, the model's output {list(output)}: "
@@ -192,7 +198,7 @@ def check_targets(loss: Loss, output: torch.Size, y: Tensor) -> None:
             )
         if not (y.is_floating_point() or y.is_complex()):
             raise ValueError(
-                f"targets are {y.dtype}, labels perhaps: mean squares need real ones (y.float()); "
+                f"targets are {y.dtype}, labels perhaps: this loss needs real ones (y.float()); "
                 "labels need loss=metanotes.cross_entropy"
             )
     elif loss is cross_entropy:
@@ -204,6 +210,8 @@ def check_targets(loss: Loss, output: torch.Size, y: Tensor) -> None:
             )
         if y.is_floating_point():
             _check_probabilities(y, output)
+        elif y.dtype not in (torch.int64, torch.uint8):
+            raise ValueError(f"labels are {y.dtype}: cross entropy takes torch.int64; y.long()")
         elif target != output[1:]:
             raise ValueError(
                 f"a label has the shape {list(target)}, the model's output {list(output)}: cross "
@@ -253,6 +261,18 @@ def refuse_running_statistics(model: nn.Module) -> None:
             "a new one, build them with track_running_stats=False (the statistics of the batch, as "
             "in MAML), or use nn.GroupNorm or nn.LayerNorm"
         )
+
+
+def keep_frozen(model: nn.Module) -> None:
+    """Layers with running statistics, which came frozen or were refused, stay so in training.
+
+    >>> keep_frozen(layer := nn.BatchNorm1d(2))
+    >>> layer.training
+    False
+    """
+    for layer in model.modules():
+        if getattr(layer, "running_mean", None) is not None:
+            layer.eval()
 
 
 def refuse_other_dtype(model: nn.Module, x: Inputs) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import fraction, positive
+from metanotes._ground.randomness import seeded
 from metanotes.theta.parameters import Theta
 
 __all__ = ["SGD", "Adam", "Momentum", "RMSprop", "UpdateRule"]
@@ -39,6 +40,70 @@ class UpdateRule(nn.Module):
     def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:
         """The updates, shaped as the gradients `[T, ...]`, and the next state."""
         raise NotImplementedError
+
+
+def check_that_tasks_stay_apart(rule: UpdateRule, theta: Theta, grads: Theta) -> None:
+    """Two steps of a rule for two tasks, once more, and with another task in the second's place.
+
+    Args:
+        rule: what a reader may have written.
+        theta, grads: of two tasks, `[2, ...]`.
+
+    Raises:
+        ValueError: the updates are not shaped as the gradients, differ from one call to the next,
+            or differ in the first task where only the second is another.
+
+    >>> class NormedDescent(UpdateRule):
+    ...     def forward(self, grads, state):
+    ...         return {name: -0.1 * g / g.norm() for name, g in grads.items()}, state
+    >>> two = {"w": torch.ones(2, 3)}
+    >>> check_that_tasks_stay_apart(SGD(0.1), two, two)
+    >>> check_that_tasks_stay_apart(NormedDescent(), two, two)
+    Traceback (most recent call last):
+    ValueError: the rule NormedDescent mixes tasks: ...
+    """
+    name, device = type(rule).__name__, next(iter(grads.values())).device
+
+    def updates(theta: Theta, grads: Theta) -> Theta:
+        with seeded(0, device):
+            state = rule.init(theta)
+            for _ in range(2):
+                step, state = rule(grads, state)
+        return step
+
+    step = updates(theta, grads)
+    if _shapes(step) != _shapes(grads):
+        raise ValueError(
+            f"the rule {name} gives updates {_shapes(step)} for gradients {_shapes(grads)}: an "
+            "update for each gradient, of its shape"
+        )
+    if not _same(step, updates(theta, grads), slice(2)):
+        raise ValueError(
+            f"the rule {name} gives something else when it is called once more on the same: what "
+            "it has to remember is the state that it returns, and what it draws comes from torch's "
+            "global generator"
+        )
+    others = [
+        {name: torch.stack([t[0], -2 * t[1] - 0.1]) for name, t in tensors.items()}
+        for tensors in (theta, grads)
+    ]
+    if not _same(step, updates(*others), slice(1)):
+        raise ValueError(
+            f"the rule {name} mixes tasks: the update of one depends on the gradients of another. "
+            "It sees tensors [T, ...] of T tasks and works on each task by itself; a norm, say, is "
+            "g.flatten(1).norm(dim=1), and not g.norm()"
+        )
+
+
+def _shapes(tensors: Theta) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in tensors.items()}
+
+
+def _same(a: Theta, b: Theta, tasks: slice) -> bool:
+    """Whether the updates of these tasks agree but for rounding."""
+    return all(
+        torch.allclose(a[n][tasks], b[n][tasks], rtol=1e-4, atol=1e-12, equal_nan=True) for n in a
+    )
 
 
 def step_size(name: str, value: float) -> float:
@@ -121,8 +186,9 @@ class Momentum(UpdateRule):
 
 
 def smooth_root(v: Tensor, eps: float) -> Tensor:
-    """sqrt(v), with a derivative at 0: 1e-16 eps^2 is added under it, too little to be seen."""
-    return (v + 1e-16 * eps**2).sqrt()
+    """sqrt(v), with a derivative at 0: 1e-16 eps^2 is added under it, too little to be seen; or the
+    smallest number that v's type has, if that is more."""
+    return (v + max(1e-16 * eps**2, torch.finfo(v.dtype).tiny)).sqrt()
 
 
 class RMSprop(UpdateRule):
@@ -192,7 +258,8 @@ class Adam(UpdateRule):
 
     def init(self, theta: Theta) -> State:
         zeros = {name: torch.zeros_like(t) for name, t in theta.items()}
-        time = {"t": next(iter(theta.values())).new_zeros(())}
+        first = next(iter(theta.values()))  # in bfloat16 b2^t would be 1
+        time = {"t": first.new_zeros((), dtype=torch.promote_types(first.dtype, torch.float32))}
         return time, zeros, zeros
 
     def forward(self, grads: Theta, state: State) -> tuple[Theta, State]:

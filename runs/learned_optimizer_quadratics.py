@@ -13,20 +13,28 @@ from metanotes.data import quadratics
 from metanotes.evaluation import Score
 from metanotes.methods.optimizers import LearningToOptimize, LSTMRule, trajectory
 from metanotes.update_rules import UpdateRule
-from runs.hand_made import HAND_MADE, tuned
+from runs.hand_made import MAKERS, Grid, in_words, searched
 from runs.jobs import Job, LongRun, Session
 from runs.rule_training import train_rule
 
 STEPS, TASKS = 100, 64
+TEST_SEED = 8_000_000  # never used while anything here was chosen
 TEST_FUNCTIONS, TUNING_FUNCTIONS, VALIDATION_FUNCTIONS = 1000, 5000, 500
 
-# Finer than in `HAND_MADE`: here a rule that is a little too fast diverges.
-RATES = {
-    "SGD": [0.01, 0.012, 0.014, 0.016, 0.018, 0.02],
-    "momentum": [0.015, 0.02, 0.0225, 0.025, 0.0275, 0.03, 0.035],
-    "Nesterov": [0.006, 0.008, 0.009, 0.01, 0.011, 0.012, 0.014],
-    "RMSprop": [0.01, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05],
-    "Adam": [0.1, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3],
+# A rule that is a little too fast diverges on some function, so the steps in a list are short.
+MOMENTA = [0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98]
+GRIDS: dict[str, Grid] = {
+    "SGD": {"rate": [0.01, 0.012, 0.014, 0.016, 0.018, 0.02, 0.023]},
+    "momentum": {
+        "rate": [0.012, 0.014, 0.016, 0.018, 0.02, 0.023, 0.026, 0.029, 0.035, 0.04, 0.05],
+        "momentum": MOMENTA,
+    },
+    "Nesterov": {
+        "rate": [0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.012, 0.014, 0.016, 0.018, 0.02],
+        "momentum": MOMENTA,
+    },
+    "RMSprop": {"rate": [0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05]},
+    "Adam": {"rate": [0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3]},
 }
 
 # What the rule is trained with, one after the other: first-order or not, episodes, rate.
@@ -50,35 +58,31 @@ def about() -> dict[str, Any]:
             "functions of an episode": TASKS,
             "meta-optimizer": "Adam, rate 0.005 falling to 0.00025 (cosine), then 0.002 falling to "
             "0.0001; clip 10",
-            "chosen on": "500 validation functions every 20 episodes; rates of the hand-made "
-            "rules on 5 000 validation functions",
+            "hand-made": f"the best of {GRIDS}",
+            "chosen on": "500 validation functions every 20 episodes; the settings of the "
+            "hand-made rules on 5 000 others, from the middle of the grid downhill",
         },
         "protocol": "1 000 test functions, the same for all; the sum of the losses after steps 1 "
-        "to 100, and the loss after step 100, with the 95 % interval over functions. The rates of "
-        "the hand-made rules are those with the lowest sum on validation functions.",
+        "to 100, and the loss after step 100, with the 95 % interval over functions. The settings "
+        "of the hand-made rules are those with the lowest sum on validation functions. An earlier "
+        "record held momentum at 0.9; these test functions were drawn after it, and judge once.",
         "curve_label": "minus the sum of the losses, 500 validation functions",
     }
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
     """A job a hand-made rule, then one a seed for what is learned."""
-    judging = {"functions": TEST_FUNCTIONS, "steps": STEPS}
-    tuning = {**judging, "tuned on": TUNING_FUNCTIONS}
-    return [
-        Job(name, None, f"{name}, rate", partial(_hand_made, name), {"rates": RATES[name]}, tuning)
-        for name in HAND_MADE
-    ] + [
-        Job(
-            "learned",
-            seed,
-            "learned, ",
-            _learned,
-            {"phases": PHASES, "tasks": TASKS, "validated on": VALIDATION_FUNCTIONS},
-            judging,
-            trained=[f"learned, {kind}" for kind in PHASES],
-        )
-        for seed in seeds
-    ]
+    judging = {"functions": [TEST_FUNCTIONS, TEST_SEED], "steps": STEPS}
+    made = []
+    for name, grid in GRIDS.items():
+        tuning = {"grid": grid, "tuned on": TUNING_FUNCTIONS}
+        work = partial(_hand_made, name)
+        made.append(Job(name, None, f"{name}, rate", work, judging={**judging, **tuning}))
+    for seed in seeds:
+        training = {"phases": PHASES, "tasks": TASKS, "validated on": VALIDATION_FUNCTIONS}
+        trained = [f"learned, {kind}" for kind in PHASES]
+        made.append(Job("learned", seed, "learned, ", _learned, training, judging, trained=trained))
+    return made
 
 
 def _hand_made(name: str, session: Session) -> None:
@@ -87,8 +91,8 @@ def _hand_made(name: str, session: Session) -> None:
     def goodness(rule: UpdateRule) -> float:
         return float(summed(trajectory(rule, validation.restarted()(TUNING_FUNCTIONS))[0]).mean())
 
-    lr = tuned(name, goodness, rates=RATES[name])
-    _judge(session, f"{name}, rate {lr:g}", HAND_MADE[name][0](lr))
+    settings = searched(name, MAKERS[name], GRIDS[name], goodness)
+    _judge(session, in_words(name, settings), MAKERS[name](*settings.values()))
 
 
 def _learned(session: Session) -> None:
@@ -110,7 +114,7 @@ def _learned(session: Session) -> None:
 
 
 def _judge(session: Session, name: str, rule: UpdateRule) -> None:
-    losses, _ = trajectory(rule, quadratics(seed=3_000_000)(TEST_FUNCTIONS), STEPS)
+    losses, _ = trajectory(rule, quadratics(seed=TEST_SEED)(TEST_FUNCTIONS), STEPS)
     session.score(f"{name}: sum", Score(summed(losses), "loss", False))
     session.score(f"{name}: step {STEPS}", Score(losses[:, -1], "loss", False))
     session.curve(name, losses.mean(0).tolist())

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from metanotes import MAML, Batch, Classifier, Learner, Score, Task, evaluate, mse
 from metanotes.data import Images, sinusoid
+from metanotes.evaluation import accuracy
 from metanotes.nets import conv4, mlp
 from tests.plainly import vector_tasks
 
@@ -126,6 +127,7 @@ def test_evaluation_leaves_the_learner_as_it_was():
     [
         ({"tasks": 1}, "tasks=1 is too few for an interval"),
         ({"tasks": 4, "steps": -1}, "steps=-1 must be a whole number of at least 0"),
+        ({"tasks": 4, "metric": "accuracy"}, "metric='accuracy' must be a function of the outputs"),
     ],
 )
 def test_bad_settings_are_named(options, message):
@@ -301,3 +303,56 @@ def test_a_model_may_begin_to_mix():
             support, (x, y) = (Batch(t.x[n], t.y[n]) for t in tasks)
             alone = [learner.model(torch.cat([support.x, q[None]]))[-1:] for q in x]
             torch.testing.assert_close(value, mse(torch.cat(alone), y))
+
+
+def test_examples_with_real_targets_are_judged_by_the_learners_loss_or_not_at_all():
+    net = nn.Linear(3, 1).double()
+    x, y = torch.randn(40, 3).double(), torch.randn(40, 1).double()
+    score = evaluate(Classifier(net, loss=mse), Batch(x, y))
+    torch.testing.assert_close(score.values, (net(x) - y).square()[:, 0].detach())
+    assert score.metric == "mse"
+    for judged in (net, Classifier(net)):
+        with pytest.raises(ValueError, match=r"real numbers \[40, 1\] .* metric=metanotes.mse"):
+            evaluate(judged, Batch(x, y))
+    assert evaluate(net, Batch(x, y), metric=mse).mean == pytest.approx(score.mean)
+
+
+def test_probabilities_are_judged_by_the_cross_entropy():
+    net = nn.Linear(3, 4).double()
+    x, y = torch.randn(40, 3).double(), torch.rand(40, 4).double().softmax(1)
+    score = evaluate(net, Batch(x, y))
+    expected = -(net(x).log_softmax(1) * y).sum(1)
+    torch.testing.assert_close(score.values, expected.detach())
+
+
+def test_accuracy_needs_labels():
+    net = nn.Linear(3, 4)
+    one_hot = torch.eye(4)[torch.arange(40) % 4]
+    with pytest.raises(ValueError, match=r"whole numbers \[40, 1\], and not with torch.float32"):
+        evaluate(net, Batch(torch.randn(40, 3), one_hot), metric=accuracy)
+    with pytest.raises(ValueError, match=r"y\.argmax\(-1\)"):
+        accuracy(torch.eye(4), torch.arange(4)[:, None])
+
+
+class Previous(nn.Module):
+    """Answers with the example before."""
+
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+
+class Sequence(nn.Module):
+    """Takes the batch for a sequence, as an LSTM does without batch_first."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0])
+
+
+@pytest.mark.parametrize("model", [Previous(), Sequence()])
+def test_examples_that_see_those_before_them_are_refused(model):
+    with pytest.raises(ValueError, match="depends on the others in its batch"):
+        evaluate(model, Batch(torch.randn(40, 3), torch.arange(40) % 3))

@@ -314,3 +314,17 @@ def test_bad_settings_are_named(options, message):
 def test_a_model_with_nothing_to_adapt_is_refused():
     with pytest.raises(ValueError, match="nothing to adapt"):
         MAML(mlp(2, 1).requires_grad_(False), inner_lr=0.1)
+
+
+def test_a_model_that_was_frozen_afterwards_is_refused():
+    learner = MAML(mlp(2, 1), inner_lr=0.1)
+    learner.model.requires_grad_(False)
+    with pytest.raises(ValueError, match="there is nothing to adapt"):
+        learner.adapt(Batch(torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.long)))
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool])
+def test_labels_of_another_kind_of_whole_numbers_are_refused(kind):
+    labels = torch.zeros(1, 3, dtype=kind)
+    with pytest.raises(ValueError, match=rf"labels are {kind}: .*y\.long\(\)"):
+        MAML(mlp(2, 5), inner_lr=0.1).adapt(Batch(torch.zeros(1, 3, 2), labels))

@@ -118,3 +118,15 @@ def test_numbers_of_another_type_are_refused_in_our_words(dtype, message):
 def test_steps_for_a_learner_that_takes_none_are_refused():
     with pytest.raises(ValueError, match="Prototypes takes no steps"):
         evaluate(Prototypes(nn.Flatten()), lambda n: image_tasks(), 3, steps=2)
+
+
+def test_a_loss_that_is_a_class_is_refused():
+    with pytest.raises(ValueError, match=r"loss=MSELoss is a class: make one, MSELoss\(\)"):
+        Learner(loss=nn.MSELoss)
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.L1Loss(), nn.HuberLoss(), F.l1_loss])
+def test_losses_that_would_stretch_a_target_refuse_it(loss):
+    x, y = torch.randn(3, 5, 1), torch.randn(3, 5)
+    with pytest.raises(ValueError, match="they must agree"):
+        MAML(nn.Linear(1, 1), 0.1, loss=loss)(Task(Batch(x, y), Batch(x, y)))

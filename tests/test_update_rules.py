@@ -3,7 +3,19 @@
 import pytest
 import torch
 
-from metanotes import SGD, Adam, Momentum, RMSprop
+from metanotes import (
+    SGD,
+    Adam,
+    InnerLoopLearner,
+    LearningToOptimize,
+    Momentum,
+    RMSprop,
+    UpdateRule,
+    mse,
+)
+from metanotes.data import quadratics, sinusoid
+from metanotes.methods.optimizers import trajectory
+from metanotes.nets import mlp
 
 
 @pytest.mark.parametrize(
@@ -64,3 +76,86 @@ def test_a_rule_has_a_derivative_where_the_gradient_is_zero(rule):
 def test_bad_settings_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Normed(UpdateRule):
+    """A step of one length, which is meant to be each task's."""
+
+    def forward(self, grads, state):
+        whole = torch.cat([g.flatten() for g in grads.values()]).norm()
+        return {name: -0.1 * g / whole for name, g in grads.items()}, state
+
+
+class Averaged(UpdateRule):
+    """Mixes tasks by what it remembers, from the second step on."""
+
+    def init(self, theta):
+        return ({name: torch.zeros_like(t) for name, t in theta.items()},)
+
+    def forward(self, grads, state):
+        mean = {name: g.mean(0, keepdim=True).expand_as(g) for name, g in grads.items()}
+        return {name: -0.1 * (g + state[0][name]) for name, g in grads.items()}, (mean,)
+
+
+class Counting(UpdateRule):
+    """Keeps the time where it goes on from one task to the next."""
+
+    t = 0
+
+    def forward(self, grads, state):
+        self.t += 1
+        return {name: -0.1 / self.t * g for name, g in grads.items()}, state
+
+
+class Summed(UpdateRule):
+    """An update that would be stretched over what it belongs to."""
+
+    def forward(self, grads, state):
+        return {name: -0.1 * g.mean(-1, keepdim=True) for name, g in grads.items()}, state
+
+
+class Langevin(UpdateRule):
+    """Its noise comes from torch's generator."""
+
+    def forward(self, grads, state):
+        return {name: -0.1 * g + torch.randn_like(g) for name, g in grads.items()}, state
+
+
+class Apart(UpdateRule):
+    """A step of one length for each task."""
+
+    def forward(self, grads, state):
+        whole = sum(g.flatten(1).square().sum(1) for g in grads.values()).sqrt()  # [T]
+        each = {name: whole.view(-1, *[1] * (g.ndim - 1)) for name, g in grads.items()}
+        return {name: -0.1 * g / each[name] for name, g in grads.items()}, state
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Normed, "rule Normed mixes tasks"),
+        (Averaged, "rule Averaged mixes tasks"),
+        (Counting, "rule Counting gives something else"),
+        (Summed, r"rule Summed gives updates .* of its shape"),
+    ],
+)
+def test_a_rule_of_the_readers_that_does_not_keep_tasks_apart_is_refused(rule, message):
+    learner = InnerLoopLearner(mlp(1, 4, 1, seed=0), rule(), 3, loss=mse)
+    with pytest.raises(ValueError, match=message):
+        learner(sinusoid(seed=0)(3))
+    with pytest.raises(ValueError, match=message):
+        learner.adapt(sinusoid(seed=0)(3).support)
+    for first_order in (True, False):
+        optimizing = LearningToOptimize(rule(), 5, first_order=first_order)
+        with pytest.raises(ValueError, match=message):
+            optimizing(quadratics(seed=0)(3))
+    with pytest.raises(ValueError, match=message):
+        trajectory(rule(), quadratics(seed=0)(3), 5)
+
+
+@pytest.mark.parametrize("rule", [Langevin, Apart])
+def test_a_rule_of_the_readers_that_does_is_taken(rule):
+    torch.manual_seed(0)
+    learner = InnerLoopLearner(mlp(1, 4, 1, seed=0), rule(), 3, loss=mse)
+    assert learner(sinusoid(seed=0)(3)).isfinite().all()
+    assert trajectory(rule(), quadratics(seed=0)(3), 5)[0].isfinite().all()

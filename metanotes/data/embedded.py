@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground import checks
+from metanotes._ground.modes import in_mode
 from metanotes.data.labelled import Examples, Labelled
 from metanotes.task import Batch
 
@@ -50,18 +51,13 @@ def embedded(
     examples = Examples(data, device, rotations)
     turns = torch.arange(4 if rotations else 1).repeat(len(examples))  # [4 n]
     rows = torch.arange(len(turns)) // (4 if rotations else 1)
-    modes = {module: module.training for module in body.modules()}
-    body.eval()
-    try:
+    with in_mode(body, training=False):
         parts: list[Tensor] = []
         for part in torch.arange(len(rows)).split(batch):
             x = examples.inputs(rows[part], turns[part])
             parts.append(body(x))
             if len(parts) == 1 and len(part) > 2:
                 _refuse_mixing(body, x, parts[0])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     y = examples.labels(rows)
     return Batch(torch.cat(parts), 4 * y + turns.to(y) if rotations else y)
 

@@ -43,13 +43,17 @@ class Examples:
         rotations: in what way images will be turned, or None.
 
     Raises:
-        ValueError: inputs and class ids that differ in number, or are no tensors; NaN or infinite
+        ValueError: no inputs and class ids, or of different number, or no tensors; NaN or infinite
             inputs; rotations that are unknown, or of images that are not square.
     """
 
     def __init__(
         self, data: Labelled, device: torch.device | str, rotations: Rotations = None
     ) -> None:
+        if not (hasattr(data, "x") and hasattr(data, "y")):
+            raise ValueError(
+                f"data is a {type(data).__name__}; it must have .x and .y, as metanotes.Batch(x, y)"
+            )
         x: Any = dict(data.x) if isinstance(data.x, Mapping) else data.x
         _check(x, data.y, rotations)
         self.x: Any = mapped(x, lambda tensor: tensor.detach().to(device).contiguous())

@@ -9,7 +9,7 @@ from metanotes.engine.protocol import Computing, Learned, Options, Workshop
 from metanotes.engine.recomputed import recomputed
 from metanotes.engine.recordings import recording
 from metanotes.engine.step import meta_step
-from metanotes.engine.trial import slow_rules_refused
+from metanotes.engine.trial import Still, slow_rules_refused
 from metanotes.engine.working import plain_attention_only
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Learned",
     "Options",
     "Plan",
+    "Still",
     "Workshop",
     "meta_step",
     "plain_attention_only",

@@ -9,7 +9,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from metanotes.engine.nodes import nodes_of
+from metanotes._ground.nodes import nodes_of
 from metanotes.engine.plan import LARGE, Plan
 from metanotes.engine.protocol import Learned
 from metanotes.engine.trial import depends_on_others

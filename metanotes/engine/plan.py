@@ -154,7 +154,11 @@ class Itself:
 
 def _kept_from_vmap(module: Any) -> Hashable:
     """Settings of a module that decide whether vmap may have it."""
-    return isinstance(module, Embedding) and (module.padding_idx, module.max_norm)
+    return isinstance(module, Embedding) and (
+        module.padding_idx,
+        module.max_norm,
+        module.scale_grad_by_freq,
+    )
 
 
 @torch.inference_mode(False)
@@ -173,14 +177,8 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
         left_as_it_was(learner),
         all_digits(device),
     ):
-        with (
-            torch.no_grad(),
-            working(ONE_BY_ONE),
-            FlopCounterMode(display=False) as counter,
-        ):
-            output = learner.first_look(one)
+        output, flops = first_look(learner, one)
         learner.check(tasks, output)
-        flops = counter.get_total_flops()
         trial = Trial(learner, two)
         plain = trial.plain
         graph = graph_of(learner, one, plain.plain_attention)
@@ -208,6 +206,21 @@ def make_plan(learner: Learned, tasks: Task) -> Plan:
             if trial.agrees(partial(tried.at_work, on_trial=True), candidate.at_once):
                 return tried
     return plan
+
+
+def first_look(learner: Learned, one: Task) -> tuple[torch.Size, int]:
+    """The shape of the learner's output for an example of a task, and its operations.
+
+    The counter's hooks fail where a forward differentiates by itself. Then they are not counted,
+    and the tasks are worked on as small ones are.
+    """
+    with working(ONE_BY_ONE):
+        try:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                return learner.first_look(one), counter.get_total_flops()
+        except RuntimeError:
+            with torch.enable_grad():
+                return learner.first_look(one), 0
 
 
 def _group(learner: Learned, flops: int) -> int:

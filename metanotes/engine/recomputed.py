@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metanotes._ground.nodes import nodes_of
 from metanotes._ground.randomness import random_state, replayed
-from metanotes.engine.nodes import nodes_of
 from metanotes.engine.working import attention_at_present
 from metanotes.theta import in_force, leaves
 from metanotes.theta.parameters import Theta, flat

@@ -16,8 +16,8 @@ from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from metanotes._ground.nodes import nodes_of
 from metanotes._ground.precision import in_full
-from metanotes.engine.nodes import nodes_of
 from metanotes.engine.normalizations import FORMULAS
 from metanotes.engine.protocol import Learned
 from metanotes.engine.working import working
@@ -112,7 +112,7 @@ class Trial:
             noisy = uneven(tasks, 0)
             self.draws = [(noisy, plainly(learner, noisy))]
             self.tasks: Task | None = tasks
-        except IndexError:  # real numbers that the model takes for indices
+        except Exception:  # real numbers that are indices, or that the model checks
             self.draws, self.tasks = [(tasks, plainly(learner, tasks))], None
         self.in_full = in_full_too(learner, tasks, self.device)
 
@@ -165,7 +165,7 @@ def numbers_of(
     try:
         with slow_rules_refused(), at_work, Still(at_once):
             return learner.probe(two)
-    except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
+    except Exception:  # whatever the model makes of inputs of another form
         return None
 
 
@@ -228,7 +228,11 @@ class Still(TorchFunctionMode):
 
     Args:
         at_once: refuse what vmap is known to get wrong for some tokens, which those of two tasks
-            need not show: an embedding's `padding_idx` and `max_norm`.
+            need not show: an embedding's `padding_idx`, `max_norm` and `scale_grad_by_freq`.
+
+    >>> with Still(at_once=False):
+    ...     print(F.dropout(torch.ones(3), p=0.9))
+    tensor([1., 1., 1.])
     """
 
     def __init__(self, at_once: bool) -> None:
@@ -255,8 +259,9 @@ class Still(TorchFunctionMode):
             return F.silu(args[0])
         if self.at_once and func is F.embedding:
             settings = (*args[2:4], kwargs.get("padding_idx"), kwargs.get("max_norm"))
-            if any(setting is not None for setting in settings):
-                raise NotImplementedError("vmap heeds padding_idx in the first task only")
+            by_frequency = kwargs.get("scale_grad_by_freq") or any(args[5:6])
+            if by_frequency or any(setting is not None for setting in settings):
+                raise NotImplementedError("vmap takes such a setting for all tasks together")
         return func(*args, **kwargs)
 
 
@@ -288,22 +293,30 @@ def right_only_once(graph: list[Any]) -> bool:
 
 def keeps_batched(learner: Learned) -> bool:
     """Whether a module has kept a tensor of vmap's, which is of no use outside of it."""
-    held = (value for module in learner.modules() for value in vars(module).values())
+    held = (
+        value
+        for module in learner.modules()
+        for value in (*vars(module).values(), *module._buffers.values())
+    )
     return any(isinstance(value, Tensor) and is_batchedtensor(value) for value in held)
 
 
 @contextmanager
 def left_as_it_was(learner: Learned) -> Iterator[None]:
     """What modules keep of a forward pass, in buffers or in Python, is put back."""
-    attributes = [(vars(module), dict(vars(module))) for module in learner.modules()]
-    buffers = [(b, b.detach().clone(), b._version) for b in learner.buffers()]
+    attributes = [
+        (kept, dict(kept))
+        for module in learner.modules()
+        for kept in (vars(module), module._buffers, module._parameters)
+    ]
+    buffers = [(b, b.detach().clone()) for b in learner.buffers()]
     try:
         yield
     finally:
         for now, before in attributes:
             now.clear()
             now.update(before)
-        for buffer, value, version in buffers:
-            if buffer._version != version:
+        for buffer, value in buffers:
+            if not torch.equal(buffer, value):  # F.batch_norm writes without a new version
                 with torch.no_grad():
                     buffer.copy_(value)

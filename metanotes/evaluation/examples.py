@@ -22,7 +22,7 @@ from metanotes.evaluation.score import (
     score_of,
     usual_metric,
 )
-from metanotes.learner import Learner, cross_entropy
+from metanotes.learner import Learner, check_targets, cross_entropy
 from metanotes.task import Batch, map_tensors, select, task_count
 
 MINIBATCH = 500  # examples that a plain classifier is given at once
@@ -77,7 +77,7 @@ def on_examples(
                         if not transductive:
                             _refuse_mixing(outputs_of, part)
                         if how is None:
-                            how = usual_metric(cross_entropy, outputs.shape[1:], targets[None])
+                            how = _usual_metric(model, outputs, targets)
                     assert how is not None
                     each = map_tensors(lambda t: t[:, None], (outputs, targets))  # tasks of one
                     values.append(judged(how, *each).cpu())
@@ -87,12 +87,30 @@ def on_examples(
     return score_of(ranks, judge, transductive, of="examples")
 
 
+def _usual_metric(model: nn.Module, outputs: Tensor, y: Tensor) -> Metric:
+    """Accuracy for labels; for real numbers the learner's loss, or of a plain module the cross
+    entropy if they are probabilities."""
+    loss = model.loss if isinstance(model, Learner) else cross_entropy
+    if loss is cross_entropy and y.is_floating_point():
+        try:
+            check_targets(loss, outputs.shape[1:], y[None])
+        except ValueError as error:
+            raise ValueError(
+                f"targets are real numbers {list(y.shape)} and no probabilities of classes: "
+                "metric= says how outputs are compared with them, such as metric=metanotes.mse"
+            ) from error
+    return usual_metric(loss, outputs.shape[1:], y[None])
+
+
 def _refuse_mixing(outputs_of: Callable[[Any], Tensor], x: Any) -> None:
+    """The last example and the first by themselves, the last in front; and among all."""
+    ends = torch.tensor([-1, 0])
     with in_full(tensors_in(x)[0].device):
-        few, together = outputs_of(select(x, slice(2))).double(), outputs_of(x)[:2].double()
+        few, together = outputs_of(select(x, ends)).double(), outputs_of(x)[ends].double()
     if float((few - together).abs().max()) > 1e-3 * max(float(together.abs().max()), 1e-6):
         raise ValueError(
             "the model's output for an example depends on the others in its batch (batch "
-            "normalization without running statistics, perhaps): judged so, test examples would "
+            "normalization without running statistics, or a recurrent layer that takes the batch "
+            "for a sequence, perhaps): judged so, test examples would "
             "help each other. Use another model, or say transductive=True"
         )

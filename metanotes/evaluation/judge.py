@@ -10,6 +10,7 @@ from torch import nn
 from metanotes._ground.agreement import own_places, same_call, same_tensors
 from metanotes._ground.checkpoints import described
 from metanotes._ground.checks import count
+from metanotes._ground.modes import in_mode
 from metanotes._ground.ranks import present_ranks
 from metanotes.evaluation.examples import on_examples
 from metanotes.evaluation.score import Metric, Score
@@ -76,20 +77,19 @@ def evaluate(
         raise ValueError(f"tasks={tasks} is too few for an interval: at least 2")
     if steps is not None:
         count("steps", steps, least=0)
+    if metric is not None and not callable(metric):
+        raise ValueError(
+            f"metric={metric!r} must be a function of the outputs and targets of one task; "
+            "accuracy needs none where the targets are labels"
+        )
     ranks = present_ranks(next((p.device for p in learner.parameters()), torch.device("cpu")))
     own_places(ranks, learner)
     how = f"{tasks=}, {steps=}, {transductive=}, metric={described(metric)}"
     same_call(ranks, {"call": f"evaluate, {how}", "learner": described(learner)})
     same_tensors(ranks, learner)
-    training = {module: module.training for module in learner.modules()}
-    learner.eval()
-    try:
-        with torch.no_grad():
-            if callable(sample_tasks):
-                return on_tasks(
-                    learner, sample_tasks, tasks, steps, transductive, metric, progress, ranks
-                )
-            return on_examples(learner, sample_tasks, transductive, metric, progress, ranks)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with in_mode(learner, training=False), torch.no_grad():
+        if callable(sample_tasks):
+            return on_tasks(
+                learner, sample_tasks, tasks, steps, transductive, metric, progress, ranks
+            )
+        return on_examples(learner, sample_tasks, transductive, metric, progress, ranks)

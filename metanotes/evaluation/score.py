@@ -60,10 +60,23 @@ class Score:
 def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
     """The fraction of right answers of one task: outputs `[M, ways]`, labels `[M]`, to a scalar.
 
+    Raises:
+        ValueError: y are no labels, one for each output.
+
     >>> accuracy(torch.eye(4), torch.tensor([0, 1, 2, 2]))
     tensor(0.7500, dtype=torch.float64)
     """
+    _check_labels(outputs, y)
     return (outputs.argmax(-1) == y).double().mean()
+
+
+def _check_labels(outputs: Tensor, y: Tensor) -> None:
+    if y.is_floating_point() or y.shape != outputs.shape[:-1]:
+        raise ValueError(
+            f"accuracy compares outputs {list(outputs.shape)} with labels, whole numbers "
+            f"{list(outputs.shape[:-1])}, and not with {y.dtype} {list(y.shape)}: of targets that "
+            "are one-hot, labels are y.argmax(-1)"
+        )
 
 
 # ------------------------------------------------------------------------------------- metrics
@@ -111,8 +124,10 @@ def usual_metric(loss: Metric, output: torch.Size, y: Tensor) -> Metric:
 def judged(metric: Metric, outputs: Tensor, y: Tensor) -> Tensor:
     """The metric of every task, `[T]`."""
     if metric is accuracy:  # also in the blocks after the first
+        _check_labels(outputs, y)
         usual_metric(metric, outputs.shape[2:], y)
-        return (outputs.argmax(-1) == y).double().mean(1)
+        right = (outputs.argmax(-1) == y) & ~outputs.isnan().any(-1)  # NaN is no class
+        return right.double().mean(1)
     values = [torch.as_tensor(metric(*pair)) for pair in zip(outputs, y, strict=True)]
     if any(value.ndim for value in values):
         raise ValueError(

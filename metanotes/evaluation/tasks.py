@@ -35,6 +35,7 @@ from metanotes.task import (
     select,
     task_count,
     task_to,
+    tensors_of,
 )
 
 Together = Literal["all", "several", "none"]  # queries: in one batch, each alone by vmap or a loop
@@ -73,10 +74,19 @@ def on_tasks(
         together: Together | None = "all" if transductive else None
         values: list[Tensor] = []
         first, done, block = "", 0, 0
+        before: list[tuple[Tensor, int]] = []
         with progress_bar(tasks, "evaluating", progress and ranks.first) as bar:
             while done < tasks:
-                drawn = task_to(select(sample(BLOCK), slice(tasks - done)), ranks.device)
+                whole = sample(BLOCK)
+                drawn = task_to(select(whole, slice(tasks - done)), ranks.device)
                 check_tasks(drawn)
+                if _same(whole, before):
+                    few = task_count(whole)
+                    raise ValueError(
+                        f"sample_tasks gave the same {few} tasks again: with tasks={tasks} each "
+                        f"would count several times. tasks={few} judges each once"
+                    )
+                before = [(t, t._version) for t in tensors_of(whole)]
                 plan = plan_for(learner, drawn if metric is None else _with_any_labels(drawn))
                 if together is None:
                     with in_full(ranks.device):
@@ -96,6 +106,15 @@ def on_tasks(
         return Judged(values, name_of(how), first)
 
     return score_of(ranks, judge, transductive)
+
+
+def _same(tasks: Task, before: list[tuple[Tensor, int]]) -> bool:
+    """Whether all of it are the tensors of the block before, and nothing was written to them."""
+    now = tensors_of(tasks)
+    return len(now) == len(before) and all(
+        t is known and t._version == version
+        for t, (known, version) in zip(now, before, strict=True)
+    )
 
 
 def _with_any_labels(tasks: Task) -> Task:

@@ -293,7 +293,7 @@ class Record:
 
     def cell(self, between: str = " ", **fields: Any) -> str:
         """The rows' values in percent, seed by seed, ± the widest of their intervals; or ""."""
-        rows = self.rows_of(**fields)
+        rows = sorted(self.rows_of(**fields), key=lambda row: row.get("seed") or 0)
         if not rows:
             return ""
         means = between.join(f"{100 * row['value']:.1f}" for row in rows)
@@ -333,7 +333,7 @@ def _by_seeds(rows: list[Entry]) -> tuple[list[str], list[list[str]]]:
         values.setdefault(line, {})[row.get("seed")] = score_text(row)
     transduction = any(row.get("transductive") is not None for row in rows)
     notes = any(row.get("note") for row in rows)
-    head = ["method", *(f"seed {seed}" if seeds else "result" for seed in columns), "test tasks"]
+    head = ["method", *(f"seed {seed}" if seeds else "result" for seed in columns), "judged on"]
     head += ["transductive"] * transduction + ["note"] * notes
     lines = []
     for (name, tasks, transductive, note), scores in values.items():
@@ -348,7 +348,7 @@ def _origin_line(origin: Mapping[str, Any]) -> str:
     commit = origin["commit"][:12] + (", changed since" if origin["dirty"] else "")
     return (
         f"{origin['processor']}, {origin['threads']} of {origin['cores']} cores used, torch "
-        f"{origin['torch']}, Python {origin['python']}; commit {commit}; {origin['command']}"
+        f"{origin['torch']}, Python {origin['python']}; commit {commit}; `{origin['command']}`"
     )
 
 

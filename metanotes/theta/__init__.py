@@ -6,6 +6,7 @@ A model is written for one task. `parameters` has its parameters by name, `task_
 function of one task to all tasks, and `gradients` has their losses with the gradients at theta.
 """
 
+from metanotes.theta.buffers import buffers_apart
 from metanotes.theta.gradients import KnownGradient, losses_and_gradients, losses_pulled_back
 from metanotes.theta.parameters import call, leaves, trainable, with_task_axis
 from metanotes.theta.task_axis import How, in_force, over_tasks
@@ -13,6 +14,7 @@ from metanotes.theta.task_axis import How, in_force, over_tasks
 __all__ = [
     "How",
     "KnownGradient",
+    "buffers_apart",
     "call",
     "in_force",
     "leaves",

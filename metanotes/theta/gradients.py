@@ -31,6 +31,10 @@ def losses_and_gradients(
         create_graph: make the gradient differentiable, in theta and in all else that it depends
             on; otherwise it is held constant.
 
+    Raises:
+        RuntimeError: in `torch.inference_mode`.
+        ValueError: there is nothing in theta.
+
     >>> w, x, y = torch.ones(3, 1), torch.full((3, 4, 1), 2.0), torch.zeros(3, 4)
     >>> loss = lambda theta, x, y: ((x @ theta["w"] - y) ** 2).mean()
     >>> losses_and_gradients(loss, {"w": w}, x, y)[1]["w"].flatten()
@@ -41,6 +45,8 @@ def losses_and_gradients(
             "a descent needs gradients, and torch.inference_mode() forbids them: use "
             "torch.no_grad(), which the descent may leave for its own"
         )
+    if not theta:
+        raise ValueError("no parameter requires a gradient any more: there is nothing to adapt")
     at = theta
     if not create_graph:
         at = leaves(theta)
@@ -74,11 +80,29 @@ def one_number_each(losses: Tensor) -> Tensor:
     ValueError: the loss of one task is [5], not a scalar: use reduction='mean', ...
     """
     if losses.ndim != 1:
-        raise ValueError(
-            f"the loss of one task is {list(losses.shape[1:])}, not a scalar: use "
-            "reduction='mean', or take the mean over the examples"
-        )
+        raise ValueError(_no_scalar(losses.shape[1:]))
     return losses
+
+
+def one_number(loss: Tensor) -> Tensor:
+    """The loss of one task, if it is a scalar.
+
+    Raises:
+        ValueError: it is not.
+
+    >>> one_number(torch.ones(()))
+    tensor(1.)
+    """
+    if loss.ndim:
+        raise ValueError(_no_scalar(loss.shape))
+    return loss
+
+
+def _no_scalar(shape: torch.Size) -> str:
+    return (
+        f"the loss of one task is {list(shape)}, not a scalar: use reduction='mean', or take the "
+        "mean over the examples"
+    )
 
 
 class KnownGradient(torch.autograd.Function):

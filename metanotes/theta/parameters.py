@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from metanotes.task import Inputs
 from metanotes.theta.task_axis import present
@@ -39,11 +40,18 @@ def call(module: nn.Module, theta: Theta, x: Inputs) -> Any:
 
     Raises:
         KeyError: theta has a name that no parameter of the module has.
+        ValueError: within `torch.nn.utils.parametrize.cached()`, which keeps what the module's own
+            parameters gave.
 
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> call(layer, {"weight": torch.ones(1, 2)}, torch.tensor([[1.0, 2.0]]))
     tensor([[3.]])
     """
+    if theta and parametrize._cache_enabled:
+        raise ValueError(
+            "torch.nn.utils.parametrize.cached() keeps weights that were made of the module's own "
+            "parameters, and others stand in their place here: call the learner outside of it"
+        )
     # `torch.func.functional_call` loses a parameter that stands under two names, and is slower.
     every = places(module)
     own = [place for place in every if place[2] in theta]
@@ -150,7 +158,7 @@ def parts_of(model: nn.Module, adapts: Part | Sequence[Part]) -> frozenset[str]:
     every = dict(model.named_parameters(remove_duplicate=False))
     chosen: set[str] = set()
     for part in parts:
-        if part in ("head", "body") and part not in modules:
+        if part in ("head", "body") and part not in modules and part not in every:
             head = check_head(model)
             assert isinstance(model, nn.Sequential)
             part = head if part == "head" else model[:-1]
@@ -168,6 +176,30 @@ def parts_of(model: nn.Module, adapts: Part | Sequence[Part]) -> frozenset[str]:
             raise ValueError(f"adapts={part!r} is no part of the model: it has its own {strange}")
         chosen |= {names[id(p)] for p in module.parameters()}
     return frozenset(chosen)
+
+
+def refuse_strange_gradients(model: nn.Module, phi: Theta) -> None:
+    """What learned steps cannot work with, and would say so in torch's words alone.
+
+    Raises:
+        ValueError: an embedding that learns has sparse gradients, or what adapts is complex.
+    """
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Embedding | nn.EmbeddingBag)
+            and module.sparse
+            and trainable(module)
+        ):
+            raise ValueError(
+                f"the embedding {name or type(module).__name__!r} has sparse=True, gradients that "
+                "cannot be differentiated: build it with sparse=False, or freeze it"
+            )
+    for name, p in phi.items():
+        if p.is_complex():
+            raise ValueError(
+                f"the parameter {name!r} is {p.dtype}: keep real parameters, its real and "
+                "imaginary parts, and make torch.view_as_complex of them in the forward"
+            )
 
 
 def check_head(model: nn.Module) -> nn.Module:

@@ -54,7 +54,7 @@ def test_operations_are_those_of_the_formula() -> None:
     network = large.convolutional(width=2)
     layers = [(14, 1), (7, 2), (4, 2), (2, 2)]
     forward = sum(2 * side**2 * 9 * channels * 2 for side, channels in layers) + 2 * 8 * 5
-    assert large.flops(network, queries=15) == (6 * 5 + 3 * 75) * forward
+    assert large.flops(network, queries=15) == (9 * 5 + 3 * 75) * forward
 
 
 def test_the_page_draws_the_records(folder: Path, tmp_path: Path) -> None:

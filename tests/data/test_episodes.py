@@ -431,3 +431,9 @@ def test_a_dict_is_not_turned_and_arrays_are_no_tensors():
         episodes(Batch(x, y.tolist()), 4, 1, 2)
     with pytest.raises(ValueError, match="x is a dict and not a tensor"):
         episodes(Batch({}, y), 4, 1, 2)
+
+
+def test_data_without_names_for_inputs_and_classes_are_refused():
+    data = torch.zeros(6, 2), torch.arange(6).remainder(3)
+    with pytest.raises(ValueError, match=r"data is a tuple; it must have \.x and \.y, as .*Batch"):
+        episodes(data, 2, 1, 1)

@@ -132,11 +132,16 @@ def test_a_table_of_settings_has_a_column_for_each(book: Path) -> None:
     assert "<td>90.0&nbsp;±&nbsp;1.3</td>" in table
 
 
+def test_a_cell_has_its_values_in_the_order_of_the_seeds() -> None:
+    rows = [row("MAML", seed, value, setting="5-way") for seed, value in ((2, 0.9), (0, 0.5))]
+    assert Record.of("x", {**WORDS, "rows": rows}).cell(name="MAML") == "50.0 90.0 ± 1.3"
+
+
 def test_another_table_has_a_column_for_each_seed_and_none_that_says_nothing() -> None:
     rows = [row("MAML", seed, 0.9, transductive=None) for seed in (0, 1)]
     rows.append(row("SGD", None, 0.5, transductive=None, unit="loss", setting="wide"))
     head, lines = Record.of("x", {**WORDS, "rows": rows}).grid()
-    assert head == ["method", "seed 0", "seed 1", "test tasks"]
+    assert head == ["method", "seed 0", "seed 1", "judged on"]
     assert lines[1] == ["wide: SGD", "0.500 ± 0.009", "0.500 ± 0.009", "600"]
 
 
@@ -146,7 +151,7 @@ def test_what_rows_were_made_on_is_told_with_older_and_newer_ones() -> None:
     content = {**WORDS, "rows": [], "machine": "an old one", "origins": {"ab": origin}}
     old, new = Record.of("x", content).machines
     assert old == "an old one"
-    for word in ("A chip", "2 of 4 cores", "torch 2.13", "0123456789ab, changed", "python -m runs"):
+    for word in ("A chip", "2 of 4 cores", "torch 2.13", "0123456789ab, changed", "`python -m"):
         assert word in new
 
 

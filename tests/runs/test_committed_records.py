@@ -24,8 +24,6 @@ ROW_MAY = {"setting", "steps", "note", "settings", "origin"}
 WITHOUT_DIGEST = {
     "few_shot_mini_imagenet",
     "few_shot_omniglot",
-    "learned_optimizer",
-    "learned_optimizer_quadratics",
     "mnist_m",
     "omniglot",
     "sine",

@@ -16,8 +16,9 @@ from runs.few_shot_glyphs import IN_PIXELS, NAME, RECIPES, WITHOUT, Contest, cha
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    characters()  # drawn once, and kept where all drawings are
     monkeypatch.setenv("METANOTES_CACHE", str(tmp_path / "cache"))
-    for name, value in (("IMAGES", 1_500), ("VALIDATION", 4), ("TEST", 4)):
+    for name, value in (("IMAGES", 1_500), ("VALIDATION", 2), ("TEST", 2)):
         monkeypatch.setattr(few_shot_glyphs, name, value)
     return tmp_path
 

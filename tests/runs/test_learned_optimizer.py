@@ -1,36 +1,18 @@
-"""How the hand-made rules are tuned, and what the MNIST record compares."""
+"""What the records of the learned optimizers compare."""
 
 import json
-import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from metanotes import SGD
 from metanotes.data.functions import NetworkSampler
 from metanotes.task import Batch
 from runs import learned_optimizer, learned_optimizer_quadratics
 from runs.__main__ import main
-from runs.hand_made import HAND_MADE, tuned
+from runs.hand_made import FACTORS, MAKERS, Grid, Make
 from runs.learned_optimizer import Phase, convnet, end_loss, perceptron, rising
-
-
-@pytest.mark.parametrize("around", [None, 0.03, 3])
-def test_the_best_rate_is_found(around):
-    seen = []
-
-    def goodness(rule: SGD) -> float:
-        seen.append(rule.lr)
-        return math.nan if rule.lr > 5 else abs(math.log(rule.lr / 0.3))
-
-    assert tuned("SGD", goodness, around) == 0.3
-    assert len(seen) == len(set(seen)) <= len(HAND_MADE["SGD"][1])
-
-
-def test_a_best_rate_at_the_end_of_the_list_is_refused():
-    with pytest.raises(ValueError, match=r"best rate of SGD is 0.003, at the end of"):
-        tuned("SGD", lambda rule: rule.lr)
 
 
 def test_weights_that_rise_sum_to_the_steps():
@@ -68,28 +50,34 @@ def rows_of(folder: Path, name: str) -> dict[tuple[str, str | None, int | None],
     return {(row["name"], row.get("setting"), row["seed"]): row["value"] for row in rows}
 
 
+def second(name: str, make: Make, grid: Grid, goodness: object) -> dict[str, float]:
+    """Instead of the search: the second of each list."""
+    return {setting: values[1] for setting, values in grid.items()}
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Short trainings, few functions, and noise for images."""
     monkeypatch.setenv("METANOTES_CACHE", str(tmp_path / "cache"))
     quadratics, mnist = learned_optimizer_quadratics, learned_optimizer
     monkeypatch.setattr(quadratics, "PHASES", {"first-order gradient": (True, 4, 5e-3)})
-    monkeypatch.setattr(quadratics, "tuned", lambda name, goodness, rates: rates[1])
+    monkeypatch.setattr(quadratics, "searched", second)
     monkeypatch.setattr(quadratics, "TEST_FUNCTIONS", 20)
     monkeypatch.setattr(quadratics, "VALIDATION_FUNCTIONS", 5)
     monkeypatch.setattr(quadratics, "TASKS", 2)
     monkeypatch.setattr(mnist, "PHASES", {"full": Phase(False, 2, 2, 2, 1e-3, 1.0)})
     few = {"784-20-10": (perceptron(784, 4, 10), 20), "ReLU": (perceptron(784, 3, 10), 10)}
     monkeypatch.setattr(mnist, "SETTINGS", few)
-    monkeypatch.setattr(mnist, "TEST_NETWORKS", 2)
-    monkeypatch.setattr(mnist, "TEST_NETWORKS_AT_HOME", 3)
+    monkeypatch.setattr(mnist, "TEST_NETWORKS", 3)
     monkeypatch.setattr(mnist, "VALIDATION_NETWORKS", 2)
-    monkeypatch.setattr(mnist, "HAND_MADE", {name: HAND_MADE[name] for name in ("SGD", "Adam")})
-    monkeypatch.setattr(mnist, "tuned", lambda name, goodness, around: around or 0.1)
+    two = {name: mnist.GRIDS[name] for name in ("SGD", "Nesterov")}
+    monkeypatch.setattr(mnist, "GRIDS", two)
+    monkeypatch.setattr(mnist, "WITH_FALLING_RATES", ("Nesterov",))
+    monkeypatch.setattr(mnist, "searched", second)
     g = torch.Generator().manual_seed(0)
     x = torch.randint(256, (200, 1, 28, 28), generator=g, dtype=torch.uint8)
     monkeypatch.setattr(mnist, "mnist", lambda part: Batch(x, torch.arange(200) % 10))
-    mnist.hand_made_ends.cache_clear()
+    mnist.rival_ends.cache_clear()
     return tmp_path
 
 
@@ -100,44 +88,46 @@ def test_quadratics_are_recorded_rule_by_rule(small: Path) -> None:
     rows = rows_of(small, name)
     assert learned < rows.keys()
     hand_made = {key[0].split(",")[0] for key in rows if key[2] is None}
-    assert hand_made == set(HAND_MADE)
+    assert hand_made == set(MAKERS) - {"AdamW"}
     content = json.loads((small / f"{name}.json").read_text())
-    assert len(content["curves"]) == len(HAND_MADE) + 2
+    assert len(content["curves"]) == len(hand_made) + 2
     assert all(len(curve["value"]) == 101 for curve in content["curves"])
     assert [run["seed"] for run in content["runs"]] == [0, 2]
 
 
 def test_the_learned_rule_is_compared_network_by_network(small: Path) -> None:
     name = "learned_optimizer"
-    main([name, "--learners", "SGD|Adam"], small)
+    main([name, "--learners", "SGD|Nesterov"], small)
     before = rows_of(small, name)
-    assert len(before) == 4
-    assert not (small / "learned_optimizer.pt").exists()
-    main([name], small)
+    assert len(before) == 2 + 2 + len(FACTORS)
+    main([name, "--seeds", "0", "1"], small)
     rows = rows_of(small, name)
     assert before.items() < rows.items()
     for setting in learned_optimizer.SETTINGS:
-        here = {key[0]: value for key, value in rows.items() if key[1] == setting}
-        best = min(("SGD, rate 0.1", "Adam, rate 0.1"), key=lambda rule: here[rule])
-        difference = here[f"learned minus {best}, network by network"]
-        assert difference == pytest.approx(here["learned"] - here[best], abs=2e-4)
+        rivals = {key[0]: value for key, value in before.items() if key[1] == setting}
+        best = min(rivals, key=lambda rule: rivals[rule])
+        for seed in (0, 1):
+            difference = rows[f"learned minus {best}", setting, seed]
+            assert difference == pytest.approx(
+                rows["learned", setting, seed] - rivals[best], abs=2e-4
+            )
     content = json.loads((small / f"{name}.json").read_text())
-    assert [run["what"] for run in content["runs"]] == ["learned, full"]
-    assert (small / "learned_optimizer.pt").exists()
+    assert [(run["what"], run["seed"]) for run in content["runs"]] == [
+        ("learned, full", 0),
+        ("learned, full", 1),
+    ]
 
 
-def test_a_rate_is_searched_from_that_of_the_setting_before(
-    small: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    starts = []
+def test_rates_fall_where_the_runs_are_those_of_the_training_and_twice_as_long() -> None:
+    for setting in learned_optimizer.SETTINGS:
+        names = learned_optimizer.rivals(setting).keys()
+        expected = {f"{name}, {kind}" for name in ("Nesterov", "Adam") for kind in FACTORS}
+        at_home = setting in (learned_optimizer.HOME, learned_optimizer.LONGER)
+        assert names - MAKERS.keys() == (expected if at_home else set())
 
-    def tuned(name: str, goodness: object, around: float | None) -> float:
-        starts.append(around)
-        return 0.3 if around is None else 3 * around
 
-    monkeypatch.setattr(learned_optimizer, "tuned", tuned)
-    main(["learned_optimizer", "--learners", "SGD", "--settings", "ReLU"], small)
-    assert starts == [None, 0.3]
-    starts.clear()
-    main(["learned_optimizer", "--learners", "SGD"], small)
-    assert starts == [None]
+def test_a_list_of_rates_goes_on_by_equal_factors() -> None:
+    rates = learned_optimizer.rates(-2, 1)
+    assert (rates[0], rates[-1], len(rates)) == (0.01, 10, 22)
+    factors = [b / a for a, b in pairwise(rates)]
+    assert 1.24 < min(factors) < max(factors) < 1.44

@@ -21,6 +21,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from metanotes._ground.checks import count, positive
 from metanotes.engine import Computing, recomputed
@@ -142,7 +143,8 @@ class LearnedActivation(InnerLoopLearner):
         keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
-        ValueError: a model without a linear or convolutional layer; or see `InnerLoopLearner`.
+        ValueError: a model without a linear or convolutional layer, or with one whose weight is
+            made of other parameters (`weight_norm` and its like); or see `InnerLoopLearner`.
 
     Source: see the module's.
 
@@ -216,9 +218,15 @@ def widths_of_draws(model: nn.Module) -> dict[str, float]:
     """
     names: dict[int, str] = {id(p): name for name, p in trainable(model).items()}
     widths: dict[str, float] = {}
-    layers: Any = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    for layer in model.modules():
+    layers: Any = (nn.Linear, _ConvNd)
+    for where, layer in model.named_modules():
         if isinstance(layer, layers):
+            if "weight" not in layer._parameters or layer._parameters.keys() - {"weight", "bias"}:
+                raise ValueError(
+                    f"the weight of the layer {where or type(layer).__name__!r} is made of other "
+                    "parameters (weight_norm, perhaps, or another parametrization), which cannot "
+                    "be drawn as a weight is: build it without"
+                )
             fan_in = layer.weight[0].numel()
             for p in layer.parameters(recurse=False):
                 if id(p) in names:

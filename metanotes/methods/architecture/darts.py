@@ -27,12 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import nonnegative, positive
+from metanotes._ground.randomness import random_state, replayed
 from metanotes.engine import plain_attention_only
-from metanotes.learner import Loss, cross_entropy
+from metanotes.learner import Loss, check_outputs, check_targets, cross_entropy
 from metanotes.methods.architecture.mixed_operation import Choice, best_choice, edges
 from metanotes.task import Batch, Inputs, Task, check_tasks, select
-from metanotes.theta import call, trainable
+from metanotes.theta import buffers_apart, call, trainable
+from metanotes.theta.gradients import one_number
 from metanotes.theta.parameters import Theta
+from metanotes.theta.seen import check_that_weights_are_seen
 
 MixedProduct = Literal["finite difference", "exact"]
 
@@ -61,7 +64,8 @@ class DARTS(nn.Module):
 
     Raises:
         ValueError: a net without a mixed operation or without other weights, a negative inner_lr,
-            or another name of a mixed product.
+            or another name of a mixed product; in use, targets that outputs cannot be compared
+            with, or a loss that is no scalar.
 
     >>> from metanotes import DARTS, meta_train
     >>> from metanotes.methods.architecture import CellNetwork
@@ -92,7 +96,7 @@ class DARTS(nn.Module):
             )
         self.length = positive("length", length)
         edges(net)
-        self.net, self.loss = net, loss
+        self.net, self.loss, self.looked_at = net, loss, False
         self.inner_lr, self.mixed_product = nonnegative("inner_lr", inner_lr), mixed_product
         if not self.weights:
             raise ValueError(
@@ -123,8 +127,17 @@ class DARTS(nn.Module):
         yield "weights", torch.stack(losses)
 
     def forward(self, tasks: Task) -> Tensor:
-        """L_val(w', alpha) of each task, `[T]`, whose gradient in alpha is (2)."""
-        return torch.stack([self.validation_loss(task) for task in of(tasks)])
+        """L_val(w', alpha) of each task, `[T]`, whose gradient in alpha is (2).
+
+        What is only tried out leaves no trace in running statistics.
+        """
+        with buffers_apart(self.net):
+            losses = [self.validation_loss(task) for task in of(tasks)]
+            if not self.looked_at:
+                with plain_attention_only():
+                    check_that_weights_are_seen(self.net, self.loss, *select(tasks.query, 0))
+                self.looked_at = True
+            return torch.stack(losses)
 
     def validation_loss(self, task: Task) -> Tensor:
         """`forward` of one task, without a task axis."""
@@ -143,21 +156,24 @@ class DARTS(nn.Module):
 
     def by_finite_difference(self, w: Theta, task: Task) -> Tensor:
         """L_val(w', alpha), as a function of alpha whose gradient is (2) with (3)."""
-        alphas = self.alphas
+        alphas, first = self.alphas, next(iter(w.values()))
+        before = random_state(first.device)
         look = {
             name: p.detach().requires_grad_() for name, p in self.ahead(w, task.support).items()
         }
         value = self.value(look, *task.query)
         every = gradients(value, {**alphas, **look})
         v = {name: every[name] for name in w}
-        e = self.length / torch.stack([g.square().sum() for g in v.values()]).sum().sqrt()
-        plus, minus = (
-            gradients(
-                self.value({n: p.detach() + s * e * v[n] for n, p in w.items()}, *task.support),
-                alphas,
-            )
-            for s in (1, -1)
-        )
+        norm = torch.stack([g.square().sum() for g in v.values()]).sum().sqrt()
+        e = self.length / norm.clamp(min=torch.finfo(norm.dtype).tiny)  # v may be 0
+
+        def at(s: int) -> Theta:
+            """dL_train/dalpha (w + s e v), with the dropout of the step ahead."""
+            moved = {n: p.detach() + s * e * v[n] for n, p in w.items()}
+            with replayed(before, first.device):
+                return gradients(self.value(moved, *task.support), alphas)
+
+        plus, minus = at(1), at(-1)
         result = value.detach()
         for name, alpha in alphas.items():
             gradient = every[name] - self.inner_lr * (plus[name] - minus[name]) / (2 * e)
@@ -166,7 +182,9 @@ class DARTS(nn.Module):
 
     def value(self, w: Theta, x: Inputs, y: Tensor) -> Tensor:
         """L(w, alpha) on a batch: x `[N, ...]`, y `[N, ...]`, to a scalar."""
-        return self.loss(call(self.net, w, x), y)
+        outputs = call(self.net, w, x)
+        check_targets(self.loss, check_outputs(outputs, y), y[None])
+        return one_number(self.loss(outputs, y))
 
     def extra_repr(self) -> str:
         return f"inner_lr={self.inner_lr}, mixed_product={self.mixed_product!r}"

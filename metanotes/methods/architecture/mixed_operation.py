@@ -128,12 +128,12 @@ def only_path(net: nn.Module, choice: Sequence[str]) -> Iterator[None]:
             raise ValueError(
                 f"choice={list(choice)}: {name!r} is none of the operations {together[0].names}"
             )
+    before = [(edge, edge.only) for together in of_each for edge in together]
     try:
         for name, together in zip(choice, of_each, strict=True):
             for edge in together:
                 edge.only = name
         yield
     finally:
-        for together in of_each:
-            for edge in together:
-                edge.only = None
+        for edge, only in before:
+            edge.only = only

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from metanotes.evaluation import accuracy
-from metanotes.learner import Loss, cross_entropy
+from metanotes.learner import Loss, check_outputs, check_targets, cross_entropy
 from metanotes.methods.architecture.mixed_operation import Choice, edges, only_path
 from metanotes.task import Task, check_tasks
+from metanotes.theta.gradients import one_number
 
 
 class OneShot(nn.Module):
@@ -42,7 +43,8 @@ class OneShot(nn.Module):
         loss: of one minibatch.
 
     Raises:
-        ValueError: a net without a mixed operation.
+        ValueError: a net without a mixed operation; in use, targets that outputs cannot be compared
+            with, or a loss that is no scalar.
 
     >>> from metanotes.data import batches, digits
     >>> from metanotes.methods.architecture import CellNetwork
@@ -71,7 +73,9 @@ class OneShot(nn.Module):
         losses = []
         for x, y in zip(*tasks.query, strict=True):
             with only_path(self.net, self.draw()):
-                losses.append(self.loss(self.net(x), y))
+                outputs = self.net(x)
+                check_targets(self.loss, check_outputs(outputs, y), y[None])
+                losses.append(one_number(self.loss(outputs, y)))
         return torch.stack(losses)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ algorithm 1.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -43,13 +44,22 @@ class Trail(NamedTuple):
     rewards: list[float]
 
     def best(self, after: int | None = None) -> Cell:
-        """The cell of the highest reward, of equal ones the first.
+        """The cell of the highest reward, of equal ones the first; NaN is the lowest of all.
 
         Args:
             after: among so many of the first, at least 1; default: all.
         """
         rewards = self.rewards[: None if after is None else count("after", after)]
-        return self.cells[rewards.index(max(rewards))]
+        return self.cells[max(range(len(rewards)), key=lambda n: height(rewards[n]))]
+
+
+def height(reward: float) -> float:
+    """A reward to compare by: NaN, of a training that diverged, is the lowest of all.
+
+    >>> max([math.nan, 0.2], key=height)
+    0.2
+    """
+    return -math.inf if math.isnan(reward) else reward
 
 
 def check_choices(choices: Sequence[int]) -> tuple[int, ...]:
@@ -88,7 +98,8 @@ def random_search(
 
     Args:
         choices: how many options there are at each place.
-        reward: of an architecture; it may differ from call to call, as trainings do.
+        reward: of an architecture; it may differ from call to call, as trainings do. NaN counts as
+            the lowest of all.
         evaluations: how many to ask for, at least 1.
         repeats: whether one may be asked for again. Without repeats the search is over when all
             have been asked for, and so may take fewer evaluations.
@@ -136,7 +147,7 @@ def regularized_evolution(
 
     Args:
         choices: how many options there are at each place.
-        reward: of an architecture.
+        reward: of an architecture; NaN counts as the lowest of all.
         evaluations: how many to ask for, at least 1, those of the first population included.
         population: how many live at a time, at least 1.
         sample: how many of them compete to be a parent, 1 to population; drawn with replacement, as
@@ -165,7 +176,7 @@ def regularized_evolution(
             cell = tuple(random.randrange(size) for size in choices)
         else:
             rivals = [random.choice(alive) for _ in range(sample)]
-            cell = mutated(max(rivals, key=lambda rival: rival[0])[1], choices, random)
+            cell = mutated(max(rivals, key=lambda rival: height(rival[0]))[1], choices, random)
         value = reward(cell)
         alive.append((value, cell))
         trail.cells.append(cell)

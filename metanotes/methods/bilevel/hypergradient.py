@@ -117,9 +117,11 @@ def hypergradient(
             an implicit method, or its tolerance is not reached; or the outer loss is not finite.
         TypeError: a tree holds something else, a loss is no real scalar, or `w0` is a module.
         ValueError: an argument is out of its range, a tree has values that are not finite, a tensor
-            of `hyper` is also given where it would be held constant, or `inner` does not depend on
-            w, or is not the same again where that is needed.
-        RuntimeError: in `torch.inference_mode`.
+            of `hyper` is also given where it would be held constant, or a loss is one of a
+            module's own parameters and not of the argument that stands for them, or `inner` does
+            not depend on w, or is not the same again where that is needed.
+        RuntimeError: in `torch.inference_mode`, or a loss works something out again in its backward
+            pass (`torch.utils.checkpoint`).
 
     Sources: Franceschi, Donini, Frasconi and Pontil, "Forward and Reverse Gradient-Based
     Hyperparameter Optimization", ICML 2017, algorithms 1 and 2; Franceschi et al., "Bilevel

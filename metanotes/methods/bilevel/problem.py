@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
+from metanotes._ground.nodes import nodes_of
 from metanotes._ground.randomness import random_state, replayed
 from metanotes.methods.bilevel.trees import (
     Tree,
@@ -111,9 +113,12 @@ class Problem:
         self.outer, self.inner, self.w0 = outer, inner, w0
         self.hyper_spec, self.steps = hyper_spec, steps
         self.lr, self.momentum = lr, momentum
+        self.given = {"w": [] if callable(w0) else tree_leaves(w0)}
+        self.unseen = {"inner", "outer"}  # whose graph nobody has looked at
 
     def refuse_held(self, hyper: list[Tensor]) -> None:
         """A ValueError if what seems to be learned is given where it would be held constant."""
+        self.given["hyper"] = hyper
         for name, setting in (("w0", self.w0), ("lr", self.lr), ("momentum", self.momentum)):
             for leaf in tree_leaves(setting):
                 what = "is a tensor of hyper" if any(leaf is h for h in hyper) else ""
@@ -165,7 +170,31 @@ class Problem:
         return rate.detach().expand(self.steps).tolist()
 
     def inner_loss(self, w: list[Tensor], hyper: Tree) -> Tensor:
-        return scalar("inner", self.inner(tree_unflatten(w, self.w_spec), hyper))
+        return self.seen("inner", self.inner, w, hyper)
+
+    def seen(self, name: str, objective: Objective, w: list[Tensor], hyper: Tree) -> Tensor:
+        """A loss; an error if it is one of what was given, and not of the argument for it, or
+        would be so when it is worked out again."""
+        with disable_saved_tensors_hooks(
+            f"{name}(w, hyper) works something out again in its backward pass "
+            "(torch.utils.checkpoint), or keeps it elsewhere (save_on_cpu, saved_tensors_hooks): "
+            "by then functional_call is over, and a module has its own parameters again. "
+            "Leave it out; checkpoint=True of hypergradient saves memory instead"
+        ):
+            value = objective(tree_unflatten(w, self.w_spec), hyper)
+        loss = scalar(name, value)
+        if name in self.unseen and loss.grad_fn is not None:
+            self.unseen.remove(name)
+            nodes = nodes_of([loss])
+            ends = {id(getattr(node, "variable", None)) for node in nodes}
+            for argument, tensors in self.given.items():
+                if any(id(t) in ends or t.grad_fn in nodes for t in tensors):
+                    raise ValueError(
+                        f"{name}(w, hyper) uses a tensor as it was given, and not what it gets as "
+                        f"{argument}: torch.func.functional_call(module, {argument}, (x,)) in the "
+                        "place of module(x), or .detach() what is meant to be a constant"
+                    )
+        return loss
 
     def draws(self, w: list[Tensor], hypers: list[Tensor]) -> bool:
         """Whether the inner loss draws from torch's global generators; they stay as they are."""
@@ -193,7 +222,7 @@ class Problem:
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """E(w, hyper), its gradient in w, and in the hyperparameters with w held fixed."""
         w, hyper = requiring_grad(w), requiring_grad(hyper)
-        value = scalar("outer", self.outer(tree_unflatten(w, self.w_spec), self.hyper(hyper)))
+        value = self.seen("outer", self.outer, w, self.hyper(hyper))
         gradient = vjp([value], [*w, *hyper], [torch.ones_like(value)])
         for what, tensors in (("", [value.detach()]), ("gradient of the ", gradient)):
             if not all_finite(tensors):

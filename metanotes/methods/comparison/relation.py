@@ -25,10 +25,18 @@ from metanotes.theta import over_tasks
 def sigmoid_mse(r: Tensor, y: Tensor) -> Tensor:
     """(2) of one task: scores `[M, ways]` and labels `[M]` to a scalar.
 
+    Raises:
+        ValueError: y are no labels, but probabilities, say.
+
     >>> import torch
     >>> sigmoid_mse(torch.tensor([[9.0, -9.0], [0.0, 0.0]]), torch.tensor([0, 1]))
     tensor(0.1250)
     """
+    if y.is_floating_point() or y.ndim != 1:
+        raise ValueError(
+            f"y is {y.dtype} {list(y.shape)}, and each comparison is with one label, 0 or 1: give "
+            "labels, y.argmax(-1), or loss=metanotes.cross_entropy"
+        )
     return mse(r.sigmoid(), is_class(y[None], r.shape[1])[0].mT.to(r))
 
 

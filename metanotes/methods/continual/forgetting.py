@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from metanotes._ground.checks import count
+from metanotes._ground.modes import in_mode
 from metanotes.learner import Learner
 from metanotes.task import Task, select
 
@@ -66,17 +67,12 @@ def accuracy_matrix(learner: Learner, tasks: Task, stages: int) -> Tensor:
     of_stage = one_hot(has.int().argmax(1), stages).double()  # [T, M, S]
     if not of_stage.any(1).all():
         raise ValueError("a stage has no query whose class it is the first to show")
-    modes = {module: module.training for module in learner.modules()}
-    learner.eval()
-    try:
+    with in_mode(learner, training=False):
         rows = []
         for i in range(1, stages + 1):
             adapted = learner.adapt(select(support, (slice(None), slice(i * length))))
             right = (learner.predict(adapted, x).argmax(2) == y).double()
             rows.append((right[:, None] @ of_stage).squeeze(1) / of_stage.sum(1))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return torch.stack(rows, 1)
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings
 from metanotes.methods.continual.stream_learner import StreamLearner
+from metanotes.nets import CosineHead
 from metanotes.theta.parameters import Theta, check_head
 from metanotes.update_rules import SGD, step_size
 
@@ -44,8 +45,9 @@ class OML(StreamLearner):
         keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
-        ValueError: the model is no such `nn.Sequential`, or its head has no parameters; or see
-            `StreamLearner`.
+        ValueError: the model is no such `nn.Sequential`, or its head has no parameters, is of
+            several layers, frozen in part or tied to the body, so that it could not start at zero;
+            or see `StreamLearner`.
 
     Source: see the module's.
 
@@ -68,8 +70,36 @@ class OML(StreamLearner):
         **settings: Unpack[HeadSettings],
     ) -> None:
         rule, head = SGD(step_size("inner_lr", inner_lr)), check_head(model)
+        refuse_standing_still(model, head)
         super().__init__(model, rule, replay=replay, adapts=head, **settings)
 
     def phi(self) -> Theta:
         """Where the head starts: at zero; the gradient of the head's own weights is zero, too."""
         return {name: 0 * p for name, p in super().phi().items()}
+
+
+def refuse_standing_still(model: nn.Sequential, head: nn.Module) -> None:
+    """A head that could not start at zero, or would not leave it.
+
+    Raises:
+        ValueError: says what it is about the head.
+
+    >>> two = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    >>> refuse_standing_still(nn.Sequential(nn.Flatten(), two), two)
+    Traceback (most recent call last):
+    ValueError: the head starts at zero, and is of several layers: ...
+    """
+    layers = [
+        part for part in head.modules() if any(p is not None for p in part._parameters.values())
+    ]
+    body = {id(p) for p in model[:-1].parameters()}
+    if len(layers) > 1 or isinstance(head, CosineHead):
+        what = "is of several layers" if len(layers) > 1 else "takes the directions of its weights"
+        raise ValueError(
+            f"the head starts at zero, and {what}: no gradient would move it. Take one nn.Linear, "
+            "and put other layers into the body"
+        )
+    if any(id(p) in body for p in head.parameters()):
+        raise ValueError("the head starts at zero, and shares a weight with the body: untie them")
+    if not all(p.requires_grad for p in head.parameters()):
+        raise ValueError("the head starts at zero, and a part of it is frozen: let all of it learn")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,12 +70,18 @@ def loss_of_each(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
     """The loss of each example: outputs `[N, ...]` and y `[N]` or `[N, ...]` to `[N]`.
 
     Raises:
-        ValueError: the loss of one example is no single number.
+        ValueError: the loss of one example is no single number, or the loss is the mean that
+            weights of classes make: in the mean of one example its weight cancels.
 
     >>> import torch
     >>> loss_of_each(nn.functional.mse_loss, torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))
     tensor([1., 9.])
     """
+    if _weighs_classes(loss):
+        raise ValueError(
+            f"loss={loss} has weights of classes, which cancel in the mean over one example: leave "
+            "them out, as the weights of the examples are learned here, or take reduction='sum'"
+        )
     losses = vmap(lambda output, target: loss(output[None], target[None]))(outputs, y)
     if losses.ndim != 1:
         raise ValueError(
@@ -86,30 +91,18 @@ def loss_of_each(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
     return losses
 
 
+def _weighs_classes(loss: Loss) -> bool:
+    """Whether it is torch's mean over examples in which each counts as much as its class."""
+    functional = nn.functional.cross_entropy, nn.functional.nll_loss
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        weight, reduction = loss.weight, loss.reduction
+    elif isinstance(loss, partial) and loss.func in functional:
+        weight, reduction = loss.keywords.get("weight"), loss.keywords.get("reduction", "mean")
+    else:
+        return False
+    return weight is not None and reduction == "mean"
+
+
 def name_of(loss: Loss) -> str:
     """By which a learner's text, and so a checkpoint, knows its loss."""
     return getattr(loss, "__name__", type(loss).__name__)
-
-
-@contextmanager
-def buffers_apart(model: nn.Module) -> Iterator[None]:
-    """While this lasts, a model notes what it notes (running statistics) in copies, then dropped.
-
-    A step that is only tried out leaves no trace.
-
-    >>> import torch
-    >>> layer = nn.BatchNorm1d(2)
-    >>> with buffers_apart(layer):
-    ...     _ = layer(torch.randn(5, 2))
-    >>> layer.running_mean
-    tensor([0., 0.])
-    """
-    holders = {id(module): module._buffers for module in model.modules()}.values()
-    own = [(holder, name, t) for holder in holders for name, t in holder.items() if t is not None]
-    try:
-        for holder, name, t in own:
-            holder[name] = t.clone()
-        yield
-    finally:
-        for holder, name, t in own:
-            holder[name] = t

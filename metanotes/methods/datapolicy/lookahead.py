@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from metanotes.engine import plain_attention_only
 from metanotes.learner import Learner, Loss, cross_entropy
 from metanotes.methods.datapolicy.examples import (
-    buffers_apart,
     check_examples,
     check_model,
     loss_of_each,
@@ -31,6 +30,7 @@ from metanotes.methods.datapolicy.examples import (
 )
 from metanotes.task import Batch, Inputs, Task
 from metanotes.theta import (
+    buffers_apart,
     call,
     leaves,
     losses_and_gradients,

@@ -111,6 +111,12 @@ class DSN(DomainAdaptation):
                 )
         both = torch.cat(shared) + torch.cat(private)
         rebuilt, images = self.decoder(both), (source, target)
+        asked = torch.cat(images).shape
+        if rebuilt.shape != asked:
+            raise ValueError(
+                f"the decoder gives {list(rebuilt.shape)} for images {list(asked)}: what it "
+                "rebuilds must have their shape"
+            )
         halves = rebuilt[: len(source)], rebuilt[len(source) :]
         recon = [self.reconstruction(*pair) for pair in zip(halves, images, strict=True)]
         difference = [difference_loss(*codes) for codes in zip(shared, private, strict=True)]

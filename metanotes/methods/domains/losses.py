@@ -79,10 +79,17 @@ def difference_loss(shared: Tensor, private: Tensor, *, normalize: bool = True) 
             f"{list(shared.shape)} and private {list(private.shape)}"
         )
     if normalize:
-        shared, private = (F.normalize(h - h.mean(0), dim=1) for h in (shared, private))
+        shared, private = (_directions(h) for h in (shared, private))
     # |H_c^T H_p|_F^2 = sum_ij (H_c H_c^T)_ij (H_p H_p^T)_ij, which is n x n rather than d x e
     size = ((shared @ shared.mT) * (private @ private.mT)).sum()
     return size / len(shared) ** 2 if normalize else size
+
+
+def _directions(h: Tensor) -> Tensor:
+    """Codes `[n, d]` from their mean, each of length 1; 0 where nothing but rounding is left."""
+    centred = h - h.mean(0)
+    nothing = centred.norm(dim=1) <= 8 * torch.finfo(h.dtype).eps * h.norm(dim=1)
+    return F.normalize(centred.masked_fill(nothing[:, None], 0.0), dim=1)
 
 
 def _check_real(**tensors: Tensor) -> None:

@@ -174,7 +174,8 @@ def _letter_counts(ours: str, theirs: str, order: int) -> list[int]:
         mine, right = (
             Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (ours, theirs)
         )
-        counts += [mine.total(), right.total(), (mine & right).total()]
+        # As sacrebleu: sequences longer than the reference count for nothing.
+        counts += [mine.total() if right else 0, right.total(), (mine & right).total()]
     return counts
 
 
@@ -184,7 +185,9 @@ def _score_of(metric: str, sums: Tensor) -> float:
     if metric == "chrF":
         return _chrf_of(numbers)
     whole = [round(n) for n in numbers]
-    score = _sacrebleu().BLEU.compute_bleu(whole[:4], whole[4:8], whole[8], whole[9])
+    score = _sacrebleu().BLEU.compute_bleu(
+        whole[:4], whole[4:8], whole[8], whole[9], smooth_method="exp"
+    )
     return float(score.score)
 
 

@@ -3,8 +3,8 @@
     greedy:  t_{i+1} = argmax_v p(v | t_1 .. t_i, source)
     beam:    keep the B beginnings of the highest sum of log p; at the end divide by length^a
 
-A beam of one is greedy. Of the finished translations the one with the best mean log p per token is
-taken (a = 1), since sums favour short ones.
+A beam of one is greedy. Of the translations, finished or cut off where they may not be longer, the
+one with the best mean log p per token is taken (a = 1), since sums favour short ones.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metanotes._ground.checks import count
+from metanotes._ground.modes import in_mode
 from metanotes.nets import Translator
 
 PAD, START, END = 0, 1, 2  # the signs, as in `metanotes.data`
@@ -41,7 +42,8 @@ def translate(
         Tokens `[n, L]` without the start sign; what follows the first 2, the end sign, is 0.
 
     Raises:
-        ValueError: no sentence, an empty one, counts below 1, more tokens than positions.
+        ValueError: no sentence, an empty one or one that is filled up in front, counts below 1,
+            more tokens than positions.
 
     >>> from metanotes.nets import Translator
     >>> model = Translator(50, 30, width=32, heads=4, layers=1, positions=12)
@@ -59,19 +61,34 @@ def translate(
     empty = (source == PAD).all(1)
     if empty.any():
         raise ValueError(f"sentence {int(empty.nonzero()[0])} is empty: there is nothing to read")
-    training = model.training
-    model.eval()
+    refuse_padding_in_front("source", source)
     order = (source != PAD).sum(1).argsort()  # sentences of one length together: less padding
     written = source.new_zeros(len(source), longest)
-    try:
+    with in_mode(model, training=False):
         for rows in order.split(count("size", size)):
             part = source[rows]
             part = part[:, : int((part != PAD).sum(1).max())]
             tokens = _search(model, part, beams, longest)
             written[rows, : tokens.shape[1]] = tokens
-    finally:
-        model.train(training)
     return written
+
+
+def refuse_padding_in_front(name: str, tokens: Tensor) -> None:
+    """Sentences are filled up behind; elsewhere their end would be cut away.
+
+    Raises:
+        ValueError: a 0 stands before a token.
+
+    >>> refuse_padding_in_front("source", torch.tensor([[0, 7]]))
+    Traceback (most recent call last):
+    ValueError: sentence 0 of source has 0 in front of a token: ...
+    """
+    gaps = ((tokens[:, 1:] != PAD) & (tokens[:, :-1] == PAD)).any(1)
+    if gaps.any():
+        raise ValueError(
+            f"sentence {int(gaps.nonzero()[0])} of {name} has 0 in front of a token: 0 fills up "
+            "behind the last one, and is none itself"
+        )
 
 
 def _search(model: Translator, source: Tensor, beams: int, longest: int) -> Tensor:

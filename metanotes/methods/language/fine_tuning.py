@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import count, positive
+from metanotes._ground.modes import in_mode
 from metanotes._ground.randomness import seeded
+from metanotes.methods.language.decoding import refuse_padding_in_front
 from metanotes.methods.language.token_loss import IGNORED, token_loss
 from metanotes.nets import Translator
 from metanotes.task import Batch
@@ -46,23 +48,37 @@ def dev_loss(model: Translator, dev: Batch, size: int = 256) -> float:
         dev: x `{"source": [n, S], "target": [n, L]}`, y `[n, L]`, -100 where nothing counts.
         size: sentences at once.
 
+    Raises:
+        ValueError: no token counts, or sentences are filled up in front.
+
     >>> from metanotes.nets import Translator
     >>> model = Translator(50, 30, width=32, heads=4, layers=1, positions=12)
     >>> x = {"source": torch.tensor([[7, 8, 9]]), "target": torch.tensor([[1, 5]])}
     >>> dev_loss(model, Batch(x, torch.tensor([[5, 2]]))) > 0
     True
     """
-    training = model.training
-    model.eval()
+    check_sentences("dev", dev)
     total = tokens = 0.0
-    with torch.no_grad():
+    with torch.no_grad(), in_mode(model, training=False):
         for rows in torch.arange(len(dev.y)).split(size):
             x, y = cropped(dev, rows)
             n = int((y != IGNORED).sum())
-            total += n * float(token_loss(model(**x), y))
-            tokens += n
-    model.train(training)
+            if n:
+                total += n * float(token_loss(model(**x), y))
+                tokens += n
     return total / tokens
+
+
+def check_sentences(name: str, batch: Batch) -> None:
+    """Refuse sentences of which nothing counts, or that are filled up in front.
+
+    Raises:
+        ValueError: names the set.
+    """
+    if not (batch.y != IGNORED).any():
+        raise ValueError(f"{name} has {len(batch.y)} sentences and no token that counts")
+    for part, tokens in batch.x.items():
+        refuse_padding_in_front(f"{name}.x[{part!r}]", tokens)
 
 
 def cropped(batch: Batch, rows: Tensor) -> Batch:
@@ -115,7 +131,7 @@ def fine_tune(
 
     Raises:
         ValueError: counts below 1, a part that is not there or that is frozen, sets without a
-            token that counts, tokens of another vocabulary.
+            token that counts or filled up in front, tokens of another vocabulary.
 
     >>> from metanotes.nets import Translator
     >>> model = Translator(50, 30, width=32, heads=4, layers=1, positions=12)
@@ -127,21 +143,18 @@ def fine_tune(
     """
     count("epochs", epochs)
     for name, batch in (("train", train), ("dev", dev)):
-        if not (batch.y != IGNORED).any():
-            raise ValueError(f"{name} has {len(batch.y)} sentences and no token that counts")
+        check_sentences(name, batch)
     phi = trainable(model)
     names = phi.keys() if adapts is None else parts_of(model, adapts)
     moving = [p for name, p in phi.items() if name in names]
     if not moving:
         raise ValueError(f"adapts={adapts!r} is frozen: no parameter of it requires a gradient")
-    training = model.training
     optimizer = torch.optim.Adam(moving, positive("lr", lr), betas=(0.9, 0.98))
     steps = epochs * -(-len(train.y) // count("size", size))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: max(0.0, 1 - n / steps))
     losses = [dev_loss(model, dev)]
     kept, best = _copy(model), 0
-    model.train()
-    with seeded(seed):
+    with seeded(seed), in_mode(model, training=True):
         for epoch in range(1, epochs + 1):
             for rows in _in_batches(train, size):
                 x, y = cropped(train, rows)
@@ -160,7 +173,6 @@ def fine_tune(
     for p in moving:
         p.grad = None
     model.load_state_dict(kept)
-    model.train(training)
     return FineTuned(losses, best)
 
 

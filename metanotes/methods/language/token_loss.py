@@ -27,11 +27,19 @@ def token_loss(outputs: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     Returns:
         NaN where no token counts.
 
+    Raises:
+        ValueError: y is not shaped as the places of the outputs.
+
     >>> import torch
     >>> y = torch.tensor([[1, 2], [3, -100]])
     >>> token_loss(torch.zeros(2, 2, 4), y)                 # log 4
     tensor(1.3863)
     """
+    if y.shape != outputs.shape[:-1]:
+        raise ValueError(
+            f"y has the shape {list(y.shape)} and outputs {list(outputs.shape)}: a token [N, L] "
+            "for each place of [N, L, V]"
+        )
     return cross_entropy(
         outputs.flatten(0, -2), y.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
     )

@@ -32,7 +32,7 @@ def word_vectors(tokens: Tensor, vocabulary: int, width: int) -> Tensor:
         width: numbers of a vector, at most the words that occur.
 
     Returns:
-        `[vocabulary, width]`; zeros for signs and for words that do not occur.
+        `[vocabulary, width]`; zeros for signs and for words that do not occur beside others.
 
     Raises:
         ValueError: a width below 1, or above the number of words.
@@ -50,12 +50,13 @@ def word_vectors(tokens: Tensor, vocabulary: int, width: int) -> Tensor:
         raise ValueError(f"width={width} is more than the {len(words)} words that occur")
     together = stands.T @ stands
     together.fill_diagonal_(0)
-    own = together.sum(1).clamp(min=1)  # a word that stands alone has nothing to divide
-    information = (together * own.sum() / own[:, None] / own).log().clamp(min=0)
+    beside = together.sum(1)
+    own = beside.clamp(min=1)  # a word that stands alone has nothing to divide
+    information = (together * together.sum() / own[:, None] / own).log().clamp(min=0)
     left, values, _ = torch.linalg.svd(information)
     vectors = left[:, :width] * values[:width].sqrt()
     out = torch.zeros(vocabulary, width)
-    out[words] = torch.nn.functional.normalize(vectors).float()
+    out[words] = (torch.nn.functional.normalize(vectors) * (beside > 0)[:, None]).float()
     return out
 
 

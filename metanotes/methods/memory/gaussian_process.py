@@ -92,6 +92,10 @@ class GaussianProcess(Learner):
                 f"are {list(y.shape[2:])}: it maps [N, inputs] and [M, inputs] to [N, M], and "
                 "targets are vectors"
             )
+        if not torch.allclose(K, K.mT, rtol=1e-3, atol=1e-6 * float(K.abs().max())):
+            raise ValueError(
+                "the kernel gives another number for (x, z) than for (z, x): it must be symmetric"
+            )
         root = torch.linalg.cholesky(K + self.noise**2 * torch.eye(x.shape[1]).to(K))
         return Conditioned(x, root, torch.cholesky_solve(y, root))
 

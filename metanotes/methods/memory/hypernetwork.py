@@ -24,9 +24,11 @@ from metanotes.engine import Computing
 from metanotes.learner import Learner, Loss, mse, refuse_running_statistics
 from metanotes.methods.memory.examples import vectors
 from metanotes.nets import mlp
-from metanotes.task import Batch, Inputs, Task
+from metanotes.task import Batch, Inputs, Task, map_tensors
 from metanotes.theta import call, over_tasks, trainable
 from metanotes.theta.parameters import Theta
+from metanotes.theta.seen import check_that_weights_are_seen
+from metanotes.theta.task_axis import ONE_BY_ONE, present
 
 SMALL = 0.3  # share of the usual initial weights with which g begins, so that theta^n is theta_0's
 
@@ -103,6 +105,14 @@ class HyperNetwork(Learner):
         """f_theta(x) of every task: `[T, M, ...]` to outputs `[T, M, ...]`."""
         f = over_tasks(lambda theta, x: call(self.model, theta, x), predicts=True)
         return f(adapted, x)
+
+    @torch.enable_grad()
+    def probe(self, tasks: Task) -> list[Tensor]:
+        """As of any learner, of a model that sees the weights that are written."""
+        if present() == ONE_BY_ONE:
+            x, y = map_tensors(lambda t: t[0], tasks.query)
+            check_that_weights_are_seen(self.model, self.loss, x, y)
+        return super().probe(tasks)
 
     def check(self, tasks: Task, output: torch.Size) -> None:
         """Refuse a model that is being trained with running statistics, and targets that do not

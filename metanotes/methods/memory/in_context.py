@@ -4,8 +4,9 @@
     query              (x_j,   0, 0)            y^_j = what the last layer makes of its place
 
 Every place sees the support set and itself. So the answer to a query depends on no other query
-(it is not transductive), and since there are no positions, the order of the examples does not
-matter. phi is the transformer; no weight changes when a task is learned.
+(it is not transductive, unless a body mixes the examples, as one with the statistics of a batch
+does), and since there are no positions, the order of the examples does not matter. phi is the
+transformer; no weight changes when a task is learned.
 
 Source: the layout is ours; the idea is Garg, Tsipras, Liang and Valiant, "What Can Transformers
 Learn In-Context?", NeurIPS 2022, and Müller et al., "Transformers Can Do Bayesian Inference", ICLR
@@ -64,7 +65,7 @@ class InContextLearner(Learner):
 
     >>> from metanotes import cross_entropy
     >>> from metanotes.nets import conv4
-    >>> learner = InContextLearner(64, outputs=5, body=conv4(None), loss=cross_entropy)
+    >>> learner = InContextLearner(256, outputs=5, body=conv4(None), loss=cross_entropy)
     """
 
     def __init__(

@@ -193,9 +193,8 @@ def look_up_and_learn(memory: Slots, q: Tensor, v: Tensor) -> tuple[Tensor, Tens
     is_right, is_empty = v[:, None] == V, V == NOTHING
     p_cosine, p = cosines.masked_fill(~is_right, -torch.inf).max(1)
     b_cosine, b = cosines.masked_fill(is_right | is_empty, -torch.inf).max(1)
-    hit = p_cosine >= b_cosine
-    hit &= p_cosine > -torch.inf  # neither, in an empty memory
-    n = torch.where(hit, p, b)
+    n = cosines.masked_fill(is_empty, -torch.inf).argmax(1)  # of equal keys the first: v is unknown
+    hit = V[task, n] == v  # no value is NOTHING, which an empty memory answers
     answer, right, wrong = V[task, n], K[task, p], K[task, b]
     slot = torch.where(hit, n, A.argmax(1))
     K[task, slot] = F.normalize(q + hit[:, None] * K[task, slot], dim=1)

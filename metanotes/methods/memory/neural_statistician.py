@@ -50,7 +50,7 @@ class NeuralStatistician(Learner):
     Args:
         body: h, from x `[N, ...]` to features `[N, F]`; it must not mix examples.
         decoder: from (z, c), `[N, latent + context]`, to what p(x|z, c) is made of.
-        ways: classes of a task, at most.
+        ways: classes of a task, each with an example.
         context: numbers in c.
         latent: numbers in z.
         likelihood: "bernoulli", for pixels in 0..1, of which the decoder gives the logits, in the
@@ -190,6 +190,11 @@ class NeuralStatistician(Learner):
         if self.likelihood == "normal":
             log_p = normal(outputs).log_prob(x)
         else:
+            if ((x < 0) | (x > 1)).any():
+                raise ValueError(
+                    f"x runs from {float(x.min()):g} to {float(x.max()):g}, and "
+                    'likelihood="bernoulli" is of pixels in 0..1: x / 255, or "normal"'
+                )
             log_p = -F.binary_cross_entropy_with_logits(outputs, x, reduction="none")
         return log_p.flatten(2).sum(2)
 

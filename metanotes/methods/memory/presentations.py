@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import count
+from metanotes._ground.modes import in_mode
 from metanotes._ground.progress import progress_bar
 from metanotes.evaluation import Score
 from metanotes.task import Sequences, map_tensors, select, task_to
@@ -84,23 +85,18 @@ def by_presentation(
     if count("sequences", sequences) < 2:
         raise ValueError(f"sequences={sequences} is too few for an interval: at least 2")
     module = learner if isinstance(learner, nn.Module) else nn.Module()
-    training = {part: part.training for part in module.modules()}
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     sample = getattr(sample_sequences, "restarted", lambda: sample_sequences)()
     accuracies: list[Tensor] = []
-    module.eval()
-    try:
-        with torch.no_grad(), progress_bar(sequences, "evaluating", progress) as bar:
-            while (done := sum(map(len, accuracies))) < sequences:
-                drawn = select(task_to(sample(BLOCK), device), slice(sequences - done))
-                answers = learner.answers(drawn)
-                if not accuracies:
-                    _refuse_looking_ahead(learner, drawn, answers)
-                accuracies.append(presentation_accuracy(answers, drawn).cpu())
-                bar.update(len(answers))
-    finally:
-        for part, mode in training.items():
-            part.training = mode
+    how = in_mode(module, training=False)
+    with how, torch.no_grad(), progress_bar(sequences, "evaluating", progress) as bar:
+        while (done := sum(map(len, accuracies))) < sequences:
+            drawn = select(task_to(sample(BLOCK), device), slice(sequences - done))
+            answers = learner.answers(drawn)
+            if not accuracies:
+                _refuse_looking_ahead(learner, drawn, answers)
+            accuracies.append(presentation_accuracy(answers, drawn).cpu())
+            bar.update(len(answers))
     most = max(part.shape[1] for part in accuracies)
     whole = [nn.functional.pad(a, (0, most - a.shape[1]), value=torch.nan) for a in accuracies]
     return [

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from metanotes._ground.randomness import random_state, replayed
-from metanotes.engine import slow_rules_refused
+from metanotes.engine import Still, slow_rules_refused
 from metanotes.task import Batch, Functions, select
 from metanotes.theta import How, in_force, leaves, losses_and_gradients
 from metanotes.theta.parameters import Theta
@@ -132,12 +132,12 @@ def first_look(
         return ONE_BY_ONE
     at_once, before = How(at_once=True), random_state(first.device)
     two = functions, *select((theta, batch), slice(2))
-    with replayed(before, first.device):
+    with replayed(before, first.device), Still(at_once=False):
         right = values_at(*two, ONE_BY_ONE, second_order=second_order)
         drawn = not all(map(torch.equal, before, random_state(first.device)))
     with replayed(before, first.device):
         try:
-            with slow_rules_refused():
+            with slow_rules_refused(), Still(at_once=True):
                 tried = values_at(*two, at_once, second_order=second_order)
         except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
             return ONE_BY_ONE  # no batching rule, a branch on data

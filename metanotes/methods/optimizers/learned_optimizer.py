@@ -14,6 +14,18 @@ from metanotes._ground.checks import positive
 from metanotes.methods.optimizers.function_values import check_rule
 from metanotes.update_rules import UpdateRule
 
+# Of torch's optimizers.
+SETTINGS = (
+    "betas",
+    "eps",
+    "momentum",
+    "weight_decay",
+    "dampening",
+    "nesterov",
+    "amsgrad",
+    "maximize",
+)
+
 
 class LearnedOptimizer(Optimizer):
     """Trains a network by an update rule, learned or not.
@@ -30,7 +42,8 @@ class LearnedOptimizer(Optimizer):
 
     Raises:
         TypeError: `params` is a module.
-        ValueError: an lr that is not above 0, something that is no rule, or complex parameters.
+        ValueError: an lr that is not above 0, something that is no rule, a setting of a group that
+            would have no effect, or complex parameters.
 
     >>> from metanotes import LSTMRule
     >>> model = torch.nn.Linear(3, 1)
@@ -52,6 +65,12 @@ class LearnedOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         check_rule(param_group.get("rule", self.defaults["rule"]))
         positive("lr", param_group.get("lr", self.defaults["lr"]))
+        unheeded = [k for k in SETTINGS if param_group.get(k)]
+        if unheeded:
+            raise ValueError(
+                f"a group of parameters sets {unheeded}, which would have no effect: the rule "
+                "makes the step, and has such settings itself"
+            )
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():

@@ -39,7 +39,7 @@ from metanotes.methods.optimizers.function_values import (
 from metanotes.task import Batch, Functions
 from metanotes.theta import How, KnownGradient
 from metanotes.theta.parameters import Theta
-from metanotes.update_rules import State, UpdateRule
+from metanotes.update_rules import State, UpdateRule, check_that_tasks_stay_apart
 
 
 class Position(NamedTuple):
@@ -136,6 +136,7 @@ class LearningToOptimize(nn.Module):
         self.window = count("unroll", unroll)
         self.register_buffer("weights", w, persistent=False)
         self.weights: Tensor
+        self.apart: tuple[UpdateRule] | None = None  # a rule that has been tried on two functions
 
     def forward(self, functions: Functions) -> Tensor:
         """sum_t w_t f(theta_t) of each function: `[T]`."""
@@ -155,8 +156,8 @@ class LearningToOptimize(nn.Module):
         """theta_0, and f and its gradient there.
 
         Raises:
-            TypeError, ValueError: these are no functions that can be descended, or something else
-                than the rule is learned, which first order leaves out.
+            TypeError, ValueError: these are no functions that can be descended, the rule mixes
+                them, or something else than the rule is learned, which first order leaves out.
         """
         if len(self.weights) != self.steps:
             raise ValueError(
@@ -172,8 +173,15 @@ class LearningToOptimize(nn.Module):
                 "loss), which first order does not give: .detach() it, .requires_grad_(False), or "
                 "first_order=False"
             )
-        state = self.rule.init(theta)
-        return Position(theta, state, *self._evaluate(functions, theta, batch, how), how)
+        losses, grads = self._evaluate(functions, theta, batch, how)
+        if self.apart is None or self.apart[0] is not self.rule:
+            two = [
+                {name: t.detach()[[0, -1]] for name, t in tensors.items()}
+                for tensors in (theta, grads)
+            ]
+            check_that_tasks_stay_apart(self.rule, *two)
+            self.apart = (self.rule,)
+        return Position(theta, self.rule.init(theta), losses, grads, how)
 
     def unroll(
         self, functions: Functions, position: Position, steps: int

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,13 @@ from metanotes.learner import (
     check_outputs,
     check_targets,
     cross_entropy,
+    keep_frozen,
     refuse_running_statistics,
 )
 from metanotes.task import Batch, Inputs, Task, check_tasks
 from metanotes.theta import call, losses_and_gradients, over_tasks, trainable
 from metanotes.theta.parameters import Theta
+from metanotes.theta.seen import check_that_weights_are_seen
 from metanotes.update_rules import step_size
 
 
@@ -62,9 +65,9 @@ class DatasetDistillation(Learner):
 
     Raises:
         TypeError: `draw` is no function, or gives no module; in use, inputs that are no tensor.
-        ValueError: networks without parameters to train, with frozen ones or running statistics,
-            of other classes, or the same for every seed; a number out of range; in use, real
-            images of another shape.
+        ValueError: networks without parameters to train, with frozen ones, running statistics or
+            buffers that are drawn, of other classes, or the same for every seed; a number out of
+            range; in use, real images of another shape.
 
     Source: see the module's.
 
@@ -109,15 +112,32 @@ class DatasetDistillation(Learner):
                 "draw= gave the same weights for the seeds 0 and 1: make a new network at each "
                 "call, from the seed, such as lambda seed: mlp(64, 32, 10, seed=seed)"
             )
-        self.model = first.requires_grad_(False)  # how it computes is used, not its weights
+        drawn = [
+            name
+            for (name, a), b in zip(first.named_buffers(), second.buffers(), strict=True)
+            if not torch.equal(a, b)
+        ]
+        if drawn:
+            raise ValueError(
+                f"draw= gave networks whose buffers {drawn} differ, and only what is taught is "
+                "drawn anew: let them be parameters, or the same for every seed"
+            )
+        images = self.images.detach().to(next(first.parameters()))
         with torch.no_grad():
-            outputs = self.model(self.images.to(next(self.model.parameters())))
-        output = check_outputs(outputs, self.labels)
+            output = check_outputs(first(images), self.labels)
         if output != (classes,):
             raise ValueError(
                 f"classes={classes}, but the networks of draw= give an image outputs "
                 f"{list(output)}: let them have {classes} of them"
             )
+        check_that_weights_are_seen(first, self.loss, images, self.labels)
+        self.model = first.requires_grad_(False)  # how it computes is used, not its weights
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; but layers with running statistics, which came frozen, stay frozen."""
+        super().train(mode)
+        keep_frozen(self)
+        return self
 
     @property
     def rates(self) -> Tensor:

@@ -23,6 +23,7 @@ Source: Zhou, Xu and McAuley, "BERT Learns to Teach: Knowledge Distillation with
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +35,13 @@ from metanotes.learner import (
     check_outputs,
     check_targets,
     cross_entropy,
+    keep_frozen,
     refuse_running_statistics,
 )
 from metanotes.methods.teaching.distillation import distillation_loss, mixing
-from metanotes.task import Batch, Inputs, Task, check_judged
+from metanotes.task import Batch, Inputs, Task, check_judged, select
 from metanotes.theta import (
+    buffers_apart,
     call,
     leaves,
     losses_and_gradients,
@@ -48,6 +51,7 @@ from metanotes.theta import (
 )
 from metanotes.theta.gradients import one_number_each
 from metanotes.theta.parameters import Theta
+from metanotes.theta.seen import check_that_weights_are_seen
 from metanotes.update_rules import step_size
 
 
@@ -112,6 +116,7 @@ class MetaDistillation(Learner):
                 )
             refuse_running_statistics(network)
         self.student, self.teacher = student, teacher
+        self.looked_at = False
         self.inner_lr = step_size("inner_lr", inner_lr)
         self.temperature, self.weight = positive("temperature", temperature), mixing(weight)
         if self.weight == 0:
@@ -119,6 +124,12 @@ class MetaDistillation(Learner):
                 f"weight={weight} leaves the teacher out of the pilot step, so that it has nothing "
                 "to learn from: give a weight above 0, at most 1"
             )
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; but layers with running statistics, which came frozen, stay frozen."""
+        super().train(mode)
+        keep_frozen(self)
+        return self
 
     def adapt(self, support: Batch, steps: int | None = None) -> None:
         """Nothing: the student is what was learned."""
@@ -138,10 +149,14 @@ class MetaDistillation(Learner):
         (x, y), quiz = tasks
         theta = with_task_axis(leaves(trainable(self.student)), len(y))
         second_order = torch.is_grad_enabled()
-        with plain_attention_only():
+        with buffers_apart(self), plain_attention_only():  # a step that is only tried out
             _, g = losses_and_gradients(self.taught_loss, theta, x, y, create_graph=second_order)
-        stepped = {name: t.detach() - self.inner_lr * g[name] for name, t in theta.items()}
-        return one_number_each(over_tasks(self.quiz_loss)(stepped, *quiz))
+            stepped = {name: t.detach() - self.inner_lr * g[name] for name, t in theta.items()}
+            losses = one_number_each(over_tasks(self.quiz_loss)(stepped, *quiz))
+        if not self.looked_at:
+            check_that_weights_are_seen(self.student, self.loss, *select(quiz, 0))
+            self.looked_at = True
+        return losses
 
     def student_losses(self, tasks: Task) -> Tensor:
         """l_KD, which the student descends: `[T]`, differentiable in theta alone."""

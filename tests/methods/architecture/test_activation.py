@@ -161,3 +161,26 @@ def test_what_cannot_work_is_refused():
         LearnedActivation(mlp(1, 4, 1), 0.1, clip=-1)
     assert Sine()(torch.zeros(2)).tolist() == [0, 0]
     assert LearnedActivation(mlp(1, 4, 1), 0.1).loss is mse
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.orthogonal,
+    ],
+)
+def test_a_layer_whose_weight_is_made_of_others_is_refused(made):
+    model = nn.Sequential(nn.Linear(2, 8), Spline(), made(nn.Linear(8, 1)))
+    with pytest.raises(ValueError, match="the layer '2' is made of other parameters"):
+        LearnedActivation(model, 0.01)
+
+
+def test_transposed_convolutions_are_drawn_too():
+    model = nn.Sequential(nn.ConvTranspose1d(1, 2, 3), Spline(), nn.Flatten(), nn.Linear(12, 1))
+    assert list(LearnedActivation(model, 0.01).draw(2)) == [
+        "0.weight",
+        "0.bias",
+        "3.weight",
+        "3.bias",
+    ]

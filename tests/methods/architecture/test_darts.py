@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from metanotes import DARTS, cross_entropy, hypergradient, meta_train
+from metanotes import DARTS, cross_entropy, hypergradient, meta_train, mse
 from metanotes.methods.architecture import CellNetwork, MixedOperation
 from metanotes.task import Batch, Task
 from metanotes.theta import call
@@ -185,3 +185,57 @@ def test_what_cannot_work_is_refused():
         DARTS(net(), XI, length=0)
     with pytest.raises(ValueError, match="mixed_product='Hessian' must be"):
         DARTS(net(), mixed_product="Hessian")
+
+
+def with_dropout():
+    torch.manual_seed(0)
+    edge = MixedOperation({"linear": nn.Linear(3, 3), "tanh": nn.Tanh()})
+    return nn.Sequential(edge, nn.Dropout(0.3), nn.Linear(3, 4)).double()
+
+
+def test_both_ends_of_the_difference_drop_what_the_step_ahead_drops():
+    gradients = []
+    for settings in ({"mixed_product": "exact"}, {"length": 1e-4}):
+        darts = DARTS(with_dropout(), XI, **settings)
+        torch.manual_seed(5)
+        losses = darts(tasks(1))
+        gradients.append(torch.autograd.grad(losses.sum(), list(darts.alphas.values())))
+    assert relative_error(gradients[1], gradients[0]) < 1e-5
+
+
+def test_a_validation_loss_that_asks_for_nothing_is_no_nan():
+    model = with_dropout().float().eval()
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].bias.copy_(torch.tensor([200.0, -200.0, -200.0, -200.0]))
+    x = torch.randn(1, 8, 3)
+    both = Task(Batch(x, torch.randint(4, (1, 8))), Batch(x, torch.zeros(1, 8).long()))
+    darts = DARTS(model, XI)
+    losses = darts(both)
+    losses.sum().backward()
+    assert losses.isfinite().all()
+    assert all(alpha.grad.isfinite().all() for alpha in darts.alphas.values())
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"inner_lr": XI}, {"inner_lr": XI, "mixed_product": "exact"}]
+)
+def test_targets_and_losses_are_those_of_any_learner(settings):
+    x, y = torch.randn(1, 8, 3).double(), torch.randn(1, 8).double()
+    with pytest.raises(ValueError, match="they must agree"):
+        DARTS(net(), loss=mse, **settings)(Task(Batch(x, y), Batch(x, y)))
+    with pytest.raises(ValueError, match=r"loss of one task is \[9\], not a scalar"):
+        DARTS(net(), loss=nn.CrossEntropyLoss(reduction="none"))(tasks())
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"inner_lr": XI}, {"inner_lr": XI, "mixed_product": "exact"}]
+)
+def test_what_alphas_turn_tries_out_leaves_no_trace_in_running_statistics(settings):
+    model = nn.Sequential(nn.BatchNorm1d(3), net()).double()
+    darts = DARTS(model, **settings)
+    turns = darts.turns(tasks(1))
+    next(turns)
+    assert int(model[0].num_batches_tracked) == 0
+    next(turns)
+    assert int(model[0].num_batches_tracked) == 1

@@ -59,3 +59,11 @@ def test_a_choice_that_does_not_fit_is_refused():
         pass
     with pytest.raises(ValueError, match="'pool' is none of the operations"):
         only_path(net, ["pool"]).__enter__()
+
+
+def test_a_path_within_a_path_ends_with_the_one_around_it():
+    net, x = nn.Sequential(MixedOperation(operations())), torch.randn(3, 4)
+    with only_path(net, ["tanh"]):
+        with only_path(net, ["skip"]):
+            assert torch.equal(net(x), x)
+        assert torch.equal(net(x), x.tanh())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from metanotes import cross_entropy
+from metanotes import cross_entropy, mse
 from metanotes.methods.architecture import CellNetwork, MixedOperation, OneShot, only_path
 from metanotes.task import Batch, Task
 
@@ -64,3 +64,11 @@ def test_accuracy_is_that_of_the_path():
 def test_a_net_with_nothing_to_choose_is_refused():
     with pytest.raises(ValueError, match="Linear has no MixedOperation"):
         OneShot(nn.Linear(2, 2))
+
+
+def test_targets_and_losses_are_those_of_any_learner():
+    x, y = torch.randn(2, 6, 3), torch.randn(2, 6)
+    with pytest.raises(ValueError, match="they must agree"):
+        OneShot(network(), loss=mse)(Task(Batch(x, y), Batch(x, y)))
+    with pytest.raises(ValueError, match=r"loss of one task is \[6\], not a scalar"):
+        OneShot(network(), loss=nn.CrossEntropyLoss(reduction="none"))(minibatches(2))

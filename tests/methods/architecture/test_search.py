@@ -1,5 +1,6 @@
 """Random search and regularized evolution on spaces made by hand."""
 
+import math
 from collections import Counter
 from itertools import pairwise, product
 
@@ -102,3 +103,13 @@ def test_what_cannot_work_is_refused():
         regularized_evolution([2, 2], sum, 5, sample=9)
     with pytest.raises(ValueError, match=r"space=\[\] has no architecture"):
         random_search([2, 2], sum, 5, space=[])
+
+
+def test_a_training_that_diverged_is_nobodys_best():
+    def reward(cell):
+        return math.nan if cell[0] == 0 else float(sum(cell))
+
+    for seed in range(4):
+        assert regularized_evolution([3, 3, 3], reward, 150, seed=seed).best() == (2, 2, 2)
+        assert random_search([3, 3], reward, 9, repeats=False, seed=seed).best() == (2, 2)
+    assert Trail([(0,), (1,)], [math.nan, 1.0]).best() == (1,)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from metanotes import InnerProblemError, hypergradient
 
@@ -179,3 +181,70 @@ def test_trees_of_every_kind(method, trees):
     assert type(result.gradient) is trees[1]
     torch.testing.assert_close(joined(result.gradient), plain.gradient)
     torch.testing.assert_close(joined(result.w), plain.w)
+
+
+LINE = nn.Linear(2, 1).double()
+AROUND = {
+    "outer of hyper": ({"outer": lambda w, h: square(LINE.bias, w["bias"])}, "outer.* as hyper"),
+    "inner of hyper": (
+        {"inner": lambda w, h: square(w["weight"], LINE.weight) + square(w["bias"], h["bias"])},
+        "inner.* as hyper",
+    ),
+    "inner of w": (
+        {
+            "inner": lambda w, h: square(LINE(ones(3, 2)), 1.0) + h * square(w["bias"], 0.0),
+            "w0": dict(LINE.named_parameters()),
+            "hyper": torch.tensor(1.0).double(),
+        },
+        "inner.* as w",
+    ),
+}
+
+
+def test_a_tensor_that_carries_a_graph_must_not_be_used_as_it_was_given_either():
+    made = 2 * ones(2).requires_grad_()
+    with pytest.raises(ValueError, match=r"outer.* as hyper"):
+        hypergradient(lambda w, h: square(w, made), square, ones(2), made, steps=3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("where", AROUND)
+def test_a_module_must_be_called_with_what_stands_for_its_parameters(where, method):
+    change, message = AROUND[where]
+    arguments = {
+        "outer": lambda w, h: square(w["bias"], 0.0),
+        "inner": lambda w, h: sum(square(w[name], h[name]) for name in w),
+        "w0": lambda h: h,
+        "hyper": dict(LINE.named_parameters()),
+        "method": method,
+        "steps": 3,
+    }
+    with pytest.raises(ValueError, match=f"{message}: torch.func.functional_call"):
+        hypergradient(**{**arguments, **change})
+    assert all(p.grad is None for p in LINE.parameters())
+
+
+class Recomputing(nn.Module):
+    """Works its only layer out again in the backward pass, when its own parameters are back."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(2, 1).double()
+
+    def forward(self, x):
+        return checkpoint(lambda x: torch.tanh(self.line(x)), x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("which", ["inner", "outer"])
+def test_a_module_that_works_out_again_in_backward_is_refused(which, method):
+    net = Recomputing()
+    arguments = {
+        "outer": lambda w, h: square(w["line.bias"], 0.0),
+        "inner": lambda w, h: sum((t * h).square().sum() for t in w.values()),
+        which: lambda w, h: square(functional_call(net, w, (ones(3, 2),)), h),
+        "w0": dict(net.named_parameters()),
+        "hyper": torch.tensor(1.0).double(),
+    }
+    with pytest.raises(RuntimeError, match=rf"{which}\(w, hyper\) works something out again"):
+        hypergradient(**arguments, method=method, steps=3)

@@ -95,3 +95,8 @@ def test_any_module_of_two_sets_of_features_is_a_relation():
 def test_bad_settings_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_squared_error_of_comparisons_takes_labels_alone() -> None:
+    with pytest.raises(ValueError, match=r"loss=metanotes\.cross_entropy"):
+        sigmoid_mse(torch.randn(4, 4), torch.rand(4, 4).softmax(1))

@@ -7,7 +7,7 @@ from torch import nn
 from metanotes import OML, HyperRepresentation, cross_entropy, evaluate, meta_train
 from metanotes.data import episodes, glyphs
 from metanotes.methods.continual import accuracy_matrix, average_accuracy
-from metanotes.nets import mlp
+from metanotes.nets import CosineHead, mlp
 from tests.methods.continual.test_stream_learner import net, streams
 from tests.plainly import recorded_at_once, recordings, relative_error
 
@@ -73,3 +73,29 @@ def test_it_learns_to_forget_less():
     assert at_the_end() > before + 0.1
     score = evaluate(learner, lambda n: test, tasks=40)
     assert score.mean == pytest.approx(at_the_end())  # the stages are of one size
+
+
+TIED = nn.Linear(6, 6)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))),
+            "of several layers",
+        ),
+        (nn.Sequential(nn.Linear(4, 6), CosineHead(6, 3)), "takes the directions of its weights"),
+        (nn.Sequential(TIED, nn.ReLU(), TIED), "shares a weight with the body"),
+    ],
+)
+def test_a_head_that_cannot_start_at_zero_is_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        OML(model, 0.1)
+
+
+def test_a_head_that_is_frozen_in_part_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    model[1].bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="a part of it is frozen"):
+        OML(model, 0.1)

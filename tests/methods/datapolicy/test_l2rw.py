@@ -1,5 +1,7 @@
 """L2RW against inner products of gradients, one example at a time."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -182,6 +184,23 @@ def test_a_model_without_anything_to_train_is_refused():
 def test_a_loss_that_is_no_number_for_an_example_is_refused():
     with pytest.raises(ValueError, match="not a scalar"):
         L2RW(nn.Linear(5, 3).double(), loss=lambda o, y: o.sum(0)).weights(minibatches())
+
+
+WEIGHT = torch.tensor([1.0, 2.0, 5.0]).double()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.CrossEntropyLoss(WEIGHT), partial(nn.functional.cross_entropy, weight=WEIGHT)],
+)
+def test_weights_of_classes_that_would_cancel_are_refused(loss):
+    for learner in (
+        L2RW(nn.Linear(5, 3).double(), loss=loss),
+        MetaWeightNet(nn.Linear(5, 3).double(), 0.1, loss=loss),
+    ):
+        with pytest.raises(ValueError, match=r"cancel in the mean over one example"):
+            learner(minibatches())
+    L2RW(nn.Linear(5, 3).double(), loss=nn.CrossEntropyLoss(WEIGHT, reduction="sum"))(minibatches())
 
 
 @pytest.mark.parametrize("kind", [L2RW, lambda model: MetaWeightNet(model, 0.1)])

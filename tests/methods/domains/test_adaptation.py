@@ -222,3 +222,12 @@ def test_a_loss_that_diverges_is_told_and_leaves_phi() -> None:
     with pytest.raises(NonFiniteLossError, match="phi is as it was"):
         meta_train(learner, pairs, 50, 1, optimizer=sgd, progress=False)
     assert all(torch.isfinite(p).all() for p in learner.parameters())
+
+
+def test_a_learner_without_alignment_sees_nothing_of_the_target_in_its_statistics() -> None:
+    norm = nn.BatchNorm1d(4, momentum=0.5)
+    learner = DomainAdaptation(nn.Sequential(norm), nn.Linear(4, 2), None)
+    source = Batch(torch.rand(1, 6, 4), torch.randint(2, (1, 6)))
+    target = Batch(torch.rand(1, 6, 4) + 100, torch.full((1, 6), -1))
+    learner(Task(source, target))
+    torch.testing.assert_close(norm.running_mean, source.x[0].mean(0) / 2)

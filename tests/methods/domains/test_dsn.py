@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from metanotes import Batch, Task
+from metanotes import Batch, Task, mse
 from metanotes.methods.domains import DSN
 
 TASKS = Task(
@@ -44,3 +44,16 @@ def test_private_codes_of_another_length_are_refused() -> None:
         with pytest.raises(ValueError, match=rf"private_source gives codes \[6, {code}\]"):
             DSN(*nets(code).values())(TASKS)
     assert DSN(*nets().values())(TASKS).shape == (2,)
+
+
+def test_what_is_rebuilt_has_the_images_shape() -> None:
+    images = Batch(torch.randn(1, 5, 1, 4, 4), torch.randint(2, (1, 5)))
+    parts = {
+        name: nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        for name in ("encoder", "private_source", "private_target")
+    }
+    decoder = nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (4, 4)))
+    learner = DSN(**parts, classifier=nn.Linear(3, 2), decoder=decoder, reconstruction=mse)
+    target = images._replace(y=torch.full((1, 5), -1))
+    with pytest.raises(ValueError, match=r"gives \[10, 4, 4\] for images \[10, 1, 4, 4\]"):
+        learner(Task(images, target))

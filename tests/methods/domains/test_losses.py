@@ -123,3 +123,9 @@ def test_what_are_no_real_numbers_is_named(wrong, error, message, loss) -> None:
 def test_reconstructions_without_an_axis_of_examples(shape) -> None:
     with pytest.raises(ValueError, match=r"must have one shape, \[n, \.\.\.\]"):
         scale_invariant_mse(torch.ones(shape), torch.ones(shape))
+
+
+@pytest.mark.parametrize("n", [3, 7, 10, 32])
+def test_codes_that_are_all_the_same_share_nothing(n: int) -> None:
+    shared, private = torch.full((n, 4), 0.1), torch.full((n, 4), 0.3)
+    assert difference_loss(shared, private) == 0

@@ -199,3 +199,9 @@ def test_a_test_of_what_is_no_number_has_no_p_value() -> None:
         mmd_test(x, normal(4, 2, seed=1))
     settings = {"permutations": np.int64(9), "seed": np.int64(1)}
     mmd_test(normal(4, 2), normal(4, 2, seed=1), **settings)
+
+
+def test_the_same_split_in_another_order_counts_as_far_apart() -> None:
+    """Of the 20 ways to deal six points two are the one that was seen."""
+    x, y = normal(3, 3, seed=1).float(), normal(3, 3, seed=2).float() + 5
+    assert mmd_test(x, y, permutations=4000).p_value == pytest.approx(0.1, abs=0.02)

@@ -68,3 +68,19 @@ def test_what_is_no_pair_is_refused() -> None:
         bleu(said[1:], RIGHT)
     with pytest.raises(ValueError, match="a reference is empty"):
         chrf(["a"], [" "])
+
+
+def test_without_a_sequence_of_four_they_are_sacrebleus_too() -> None:
+    ours, right = (
+        ["the cat is on a mat", "he sees dogs"],
+        ["the cat was on the mat", "he saw a dog"],
+    )
+    theirs = sacrebleu.metrics.BLEU().corpus_score(ours, [right]).score
+    assert bleu(ours, right).mean == pytest.approx(theirs)
+    assert theirs > 1
+
+
+def test_a_reference_of_few_letters_is_sacrebleus_too() -> None:
+    ours, right = ["yes indeed", "the cat sat down here"], ["yes", "the cat sat down there"]
+    theirs = sacrebleu.metrics.CHRF().corpus_score(ours, [right]).score
+    assert chrf(ours, right).mean == pytest.approx(theirs)

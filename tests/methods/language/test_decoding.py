@@ -75,3 +75,16 @@ def test_the_model_is_left_as_it_was_and_batches_change_nothing(model: Translato
 def test_what_cannot_be_translated_is_refused(model, source, how, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         translate(model, source, **how)
+
+
+def test_sentences_that_are_filled_up_in_front_are_refused(model: Translator) -> None:
+    with pytest.raises(ValueError, match="sentence 1 of source has 0 in front of a token"):
+        translate(model, torch.tensor([[7, 8, 0], [0, 7, 8]]))
+
+
+def test_every_part_of_the_model_is_left_in_its_mode(model: Translator) -> None:
+    model.train()
+    model.encoder.eval()
+    translate(model, torch.tensor([[7, 8]]), longest=2)
+    assert model.training
+    assert not model.encoder.training

@@ -97,3 +97,32 @@ def test_what_cannot_be_is_refused() -> None:
         fine_tune(small(), TRAIN, DEV, epochs=1, lr=-1)
     with pytest.raises(ValueError, match="reader"):
         fine_tune(small(), TRAIN, DEV, epochs=1, adapts="reader")
+
+
+def test_sentences_without_a_token_that_counts_do_not_count() -> None:
+    model = small()
+    x = {"source": torch.tensor([[7, 8], [7, 9]]), "target": torch.tensor([[1, 5], [1, 5]])}
+    both = Batch(x, torch.tensor([[5, 2], [-100, -100]]))
+    one = Batch({name: t[:1] for name, t in x.items()}, both.y[:1])
+    assert dev_loss(model, both, size=1) == pytest.approx(dev_loss(model, one))
+
+
+def test_sentences_that_are_filled_up_in_front_are_refused() -> None:
+    x = {"source": torch.tensor([[0, 7]]), "target": torch.tensor([[1, 5]])}
+    pair = Batch(x, torch.tensor([[5, 2]]))
+    with pytest.raises(ValueError, match=r"of dev.x\['source'\] has 0 in front of a token"):
+        dev_loss(small(), pair)
+    with pytest.raises(ValueError, match=r"of train.x\['source'\] has 0 in front of a token"):
+        fine_tune(small(), pair, pair, epochs=1)
+
+
+def test_every_part_of_the_model_is_left_in_its_mode() -> None:
+    model = small().train()
+    model.encoder.eval()
+    pair = Batch(
+        {"source": torch.tensor([[7, 8]]), "target": torch.tensor([[1, 5]])}, torch.tensor([[5, 2]])
+    )
+    dev_loss(model, pair)
+    fine_tune(model, pair, pair, epochs=1)
+    assert model.training
+    assert not model.encoder.training

@@ -31,3 +31,8 @@ def test_what_fills_up_a_row_has_no_gradient() -> None:
     assert outputs.grad is not None
     zero = (outputs.grad == 0).all(-1)
     assert zero.tolist() == [[False, False, True], [False, True, True]]
+
+
+def test_tokens_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"y has the shape \[3, 2\] and outputs \[2, 3, 5\]"):
+        token_loss(torch.zeros(2, 3, 5), torch.ones(3, 2, dtype=torch.long))

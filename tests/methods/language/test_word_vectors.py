@@ -65,3 +65,12 @@ def test_what_cannot_be_is_refused() -> None:
         word_vectors(torch.tensor([[5, 6]]), 9, 3)
     with pytest.raises(ValueError, match="pairs is empty"):
         turned(torch.zeros(3, 2), torch.zeros(3, 2), [])
+
+
+def test_words_that_stand_alone_change_no_other() -> None:
+    sentences = [[5, 6, 7], [5, 8, 0], [6, 9, 0], [7, 10, 8], [9, 10, 5], [8, 9, 6]]
+    alone = [[word, 0, 0] for word in range(11, 31)]
+    x = word_vectors(torch.tensor(sentences), 31, 3)
+    y = word_vectors(torch.tensor(sentences + alone), 31, 3)
+    torch.testing.assert_close(y[5:11] @ y[5:11].T, x[5:11] @ x[5:11].T)
+    assert not y[11:].any()

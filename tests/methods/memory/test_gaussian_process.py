@@ -99,9 +99,16 @@ def test_bad_settings_are_named():
     tasks = vector_tasks()
     with pytest.raises(ValueError, match="noise=0 must be a finite number above 0"):
         GaussianProcess(inner_products, noise=0)
-    with pytest.raises(ValueError, match="labels perhaps: mean squares need real ones"):
+    with pytest.raises(ValueError, match="labels perhaps: this loss needs real ones"):
         GaussianProcess(inner_products, noise=1).adapt(labelled_tasks().support)
     with pytest.raises(ValueError, match=r"the kernel gives \[6, 2\] for 6 examples"):
         GaussianProcess(lambda x, z: x, noise=1).adapt(tasks.support)
     with pytest.raises(ValueError, match=r"whose targets are \[\]"):
         GaussianProcess(inner_products, 1).adapt(Batch(tasks.support.x, tasks.support.y[..., 0]))
+
+
+def test_a_kernel_that_is_not_symmetric_is_refused():
+    W = torch.tensor([[1.0, 0.3], [-0.3, 1.0]])
+    tasks = linear_functions(shots=5, dim=2, noise=0.3, seed=0)(2)
+    with pytest.raises(ValueError, match="it must be symmetric"):
+        GaussianProcess(lambda x, z: x @ W @ z.mT, noise=1.5).adapt(tasks.support)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy as nll
 from torch.nn.functional import one_hot
+from torch.utils.checkpoint import checkpoint
 
 from metanotes import HyperNetwork, Task, cross_entropy, evaluate, meta_train, mse
 from metanotes.data import sinusoid
@@ -111,3 +112,32 @@ def test_statistics_that_run_on_after_they_came_frozen_are_refused():
     with pytest.raises(ValueError, match="keep running statistics"):
         learner.train()(tasks)
     assert learner.loss is mse
+
+
+class Recomputing(nn.Module):
+    """Works its body out again in the backward pass, when its own weights are back."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.b(checkpoint(lambda x: self.a(x).tanh(), x, use_reentrant=False))
+
+
+class Listed(nn.Module):
+    """Reaches its weight by a list too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(1, 1)
+        self.ws = [self.a.weight]
+
+    def forward(self, x):
+        return x @ self.ws[0] + self.a.bias
+
+
+@pytest.mark.parametrize("model", [Recomputing, Listed])
+def test_a_model_that_does_not_see_the_written_weights_is_refused(model):
+    with pytest.raises(ValueError, match="sees its own weights"):
+        HyperNetwork(model(), 1, hidden=8)(sinusoid(seed=0)(3))

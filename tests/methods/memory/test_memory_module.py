@@ -141,3 +141,15 @@ def test_bad_settings_are_named():
         MemoryModule(nn.Identity(), 0)
     with pytest.raises(ValueError, match="labels run from -1"):
         learner.answers(sampler()(2)._replace(y=sampler()(2).y - 1))
+
+
+class Blind(nn.Module):
+    """Never looks at what it is given."""
+
+    def forward(self, x):
+        return torch.ones(len(x), 8)
+
+
+def test_of_keys_that_are_equal_the_right_one_is_not_known():
+    scores = by_presentation(MemoryModule(Blind(), slots=60), sampler(), sequences=200)
+    assert max(score.mean for score in scores[:3]) < 0.6

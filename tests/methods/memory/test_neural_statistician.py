@@ -241,3 +241,10 @@ def test_bad_settings_are_named():
         ValueError, match=r"the decoder gives \[3\] for x \[2\]; .* must give \[4\]"
     ):
         misfit(Task(support, query))
+
+
+def test_pixels_of_another_range_are_refused():
+    x, y = 255 * torch.rand(2, 6, 2), torch.arange(3).repeat(2, 2)
+    learner = learner_64("bernoulli").float()
+    with pytest.raises(ValueError, match=r"bernoulli. is of pixels in 0\.\.1: x / 255"):
+        learner(Task(Batch(x, y), Batch(x, y)))

@@ -170,6 +170,14 @@ def test_the_rule_has_no_part_in_the_training():
     assert all(p.grad is None for p in rule.parameters())
 
 
+@pytest.mark.parametrize("setting", [{"weight_decay": 0.1}, {"maximize": True}, {"nesterov": True}])
+def test_a_setting_of_a_group_that_would_have_no_effect_is_refused(setting):
+    params, (name,) = [nn.Parameter(torch.ones(2))], setting
+    with pytest.raises(ValueError, match=rf"sets \['{name}'\], which would have no effect"):
+        LearnedOptimizer([{"params": params, **setting}], SGD(0.1))
+    LearnedOptimizer([{"params": params, "weight_decay": 0.0, "name": "all"}], SGD(0.1))
+
+
 def test_what_does_not_fit_is_refused():
     model = mlp(3, 4, 2)
     with pytest.raises(ValueError, match="must be an UpdateRule"):

@@ -190,3 +190,28 @@ def test_inputs_that_are_no_tensor_are_refused() -> None:
     named = Batch({"pixels": x}, y)
     with pytest.raises(TypeError, match=r"query.x is a dict of 'pixels', .* tensor \[T, M, 5\]"):
         learner_for()(Task(named, named))
+
+
+class Projecting(nn.Module):
+    """Draws something that is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(5, 4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x @ self.projection).relu())
+
+
+def test_buffers_that_are_drawn_with_the_network_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"buffers \['projection'\] differ"):
+        DatasetDistillation(lambda _: Projecting(), 0.7, 1, classes=3, shape=(5,))
+
+
+def test_networks_whose_statistics_are_frozen_stay_so() -> None:
+    def frozen(_: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+
+    learner = DatasetDistillation(frozen, 0.7, 1, classes=3, shape=(5,)).double().train()
+    assert learner(vectors()).isfinite().all()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jvp
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from metanotes import Batch, MetaDistillation, Task, evaluate, meta_train
 from metanotes.nets import mlp
@@ -172,3 +173,52 @@ def test_what_cannot_be_taught_is_refused() -> None:
             other(tasks)
     with pytest.raises(ValueError, match="teacher has scores"):
         other.student_losses(tasks)
+
+
+class Counting(nn.Linear):
+    """Notes how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+def test_the_pilot_step_leaves_no_trace() -> None:
+    student = Counting()
+    learner = MetaDistillation(student, 0.7, nn.Linear(5, 3)).double()
+    learner(vectors())
+    assert student.calls == 0
+
+
+def test_what_came_frozen_stays_frozen_in_training() -> None:
+    student = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+    learner = MetaDistillation(student, 0.7, nn.Linear(5, 3)).double()
+    meta_train(
+        learner,
+        lambda T: vectors(),
+        1,
+        progress=False,
+        optimizer={
+            "teacher": torch.optim.SGD(learner.teacher.parameters(), 0.1),
+            "student": torch.optim.SGD(learner.student.parameters(), 0.1),
+        },
+    )
+    assert int(student[1].num_batches_tracked) == 0
+
+
+class Recomputing(nn.Sequential):
+    """Works everything out again in the backward pass, when its own weights are back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_student_that_does_not_see_the_stepped_weights_is_refused(gradients: bool) -> None:
+    learner = MetaDistillation(Recomputing(nn.Linear(5, 3), nn.Tanh()), 0.7, nn.Linear(5, 3))
+    with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match="sees its own weights"):
+        learner.double()(vectors())
