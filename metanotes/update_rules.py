@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metanotes._ground.checks import fraction, positive
+from metanotes._ground.modes import in_mode
 from metanotes._ground.randomness import seeded
 from metanotes.theta.parameters import Theta
 
@@ -45,6 +46,9 @@ class UpdateRule(nn.Module):
 def check_that_tasks_stay_apart(rule: UpdateRule, theta: Theta, grads: Theta) -> None:
     """Two steps of a rule for two tasks, once more, and with another task in the second's place.
 
+    The rule is in evaluation mode meanwhile: what is to outlive a task, as the moments of the
+    published Reptile, is remembered in training mode alone, and the look leaves no trace in it.
+
     Args:
         rule: what a reader may have written.
         theta, grads: of two tasks, `[2, ...]`.
@@ -65,7 +69,7 @@ def check_that_tasks_stay_apart(rule: UpdateRule, theta: Theta, grads: Theta) ->
     name, device = type(rule).__name__, next(iter(grads.values())).device
 
     def updates(theta: Theta, grads: Theta) -> Theta:
-        with seeded(0, device):
+        with seeded(0, device), in_mode(rule, training=False):
             state = rule.init(theta)
             for _ in range(2):
                 step, state = rule(grads, state)
@@ -80,8 +84,8 @@ def check_that_tasks_stay_apart(rule: UpdateRule, theta: Theta, grads: Theta) ->
     if not _same(step, updates(theta, grads), slice(2)):
         raise ValueError(
             f"the rule {name} gives something else when it is called once more on the same: what "
-            "it has to remember is the state that it returns, and what it draws comes from torch's "
-            "global generator"
+            "it has to remember is the state that it returns (what outlives a task, only where "
+            "self.training holds), and what it draws comes from torch's global generator"
         )
     others = [
         {name: torch.stack([t[0], -2 * t[1] - 0.1]) for name, t in tensors.items()}

@@ -121,6 +121,19 @@ class Langevin(UpdateRule):
         return {name: -0.1 * g + torch.randn_like(g) for name, g in grads.items()}, state
 
 
+class Persistent(SGD):
+    """Takes its last gradients into the next task, as moments that are kept; and says when."""
+
+    last = None
+
+    def forward(self, grads, state):
+        if self.last is not None:
+            grads = {name: g + self.last[name] for name, g in grads.items()}
+        if self.training:
+            self.last = {name: g.detach().sum(0, keepdim=True) for name, g in grads.items()}
+        return super().forward(grads, state)
+
+
 class Apart(UpdateRule):
     """A step of one length for each task."""
 
@@ -151,6 +164,18 @@ def test_a_rule_of_the_readers_that_does_not_keep_tasks_apart_is_refused(rule, m
             optimizing(quadratics(seed=0)(3))
     with pytest.raises(ValueError, match=message):
         trajectory(rule(), quadratics(seed=0)(3), 5)
+
+
+def test_the_look_at_a_rule_leaves_no_trace_in_what_it_remembers():
+    first, later = sinusoid(seed=0)(1), sinusoid(seed=1)(1)
+    used = InnerLoopLearner(mlp(1, 4, 1, seed=0), Persistent(0.01), 1, loss=mse)
+    used(first)
+    gradient = used.rule.last
+    looked = InnerLoopLearner(mlp(1, 4, 1, seed=0), Persistent(0.01), 1, loss=mse).eval()
+    looked(first)
+    assert looked.rule.last is None
+    looked.rule.last = gradient
+    torch.testing.assert_close(used(later), looked(later))
 
 
 @pytest.mark.parametrize("rule", [Langevin, Apart])
