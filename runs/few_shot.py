@@ -78,9 +78,10 @@ def about(name: str) -> dict[str, Any]:
         "config": {
             "data": f"{images.about}. {len(images.load().train.y)} training images",
             "episodes in training": "5 queries a class, with 20 ways 2 (Reptile: 10 examples)",
-            "inner": "MAML, Meta-SGD: rate 0.4, 1 step (MAML with 20 ways: 0.8); first-order MAML: "
-            "0.1, 1 step (with 20 ways 5 steps); ANIL, "
-            "hyper-representation: rate 0.3, 5 steps; Reptile: gradient descent, 5 steps, with 20 "
+            "inner": "MAML: rate 0.4, 1 step (with 20 ways 0.8); first-order MAML: 0.1, 1 step "
+            "(with 20 ways 5 steps); Meta-SGD: rates that start at 0.1, 1 step (with 20 ways 0.4); "
+            "ANIL: 0.1, 5 steps (with 20 ways 0.3); hyper-representation: rate 0.3, 5 steps; "
+            "Reptile: gradient descent, 5 steps, with 20 "
             "ways 10, of the rates 0.1, 0.2 and 0.4 that which did best on validation classes "
             "after a tenth of the iterations. All have features of one length below the head (a "
             "LayerNorm without parameters), see few_shot_recipe",

@@ -233,32 +233,31 @@ def scaled(model: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*body, nn.LayerNorm(head.in_features, elementwise_affine=False), head)
 
 
+def descends(
+    learner_class: str, inner_lr: float, many: float, steps: int = 1, more: int = 1, **how: Any
+) -> Episodic:
+    """By what `few_shot_recipe` found; with many ways another inner rate and `more` such steps."""
+    return Episodic(
+        learner_class,
+        {"inner_lr": inner_lr, "steps": steps, **how},
+        with_more_ways={
+            "arguments": {"inner_lr": many, "steps": more * steps, **how},
+            "batch": 4,  # halved with more ways
+            "iterations": 20000,
+        },
+    )
+
+
 ONE_STEP = {"inner_lr": 0.4, "steps": 1}
-TWO_TASKS = {"batch": 4}  # halved with more ways
 CONTENDERS: dict[str, Contender] = {
     "hyper-representation": ManyWays(),
     "nearest neighbour in pixels": InPixels(),
     "nearest neighbour in features": OnBody("neighbour"),
     "fine-tuning": OnBody("descent", test_steps=TEST_STEPS),
-    "MAML": Episodic(
-        "MAML",
-        ONE_STEP,
-        with_more_ways={
-            "arguments": {"inner_lr": 0.8, "steps": 1},
-            **TWO_TASKS,
-            "iterations": 20000,
-        },
-    ),
-    "first-order MAML": Episodic(
-        "MAML",
-        {"inner_lr": 0.1, "steps": 1, "first_order": True},
-        with_more_ways={
-            "arguments": {"inner_lr": 0.1, "steps": 5, "first_order": True},
-            **TWO_TASKS,
-        },
-    ),
-    "ANIL": Episodic("ANIL", {"inner_lr": 0.3, "steps": 5}),
-    "Meta-SGD": Episodic("MetaSGD", ONE_STEP),
+    "MAML": descends("MAML", 0.4, 0.8),
+    "first-order MAML": descends("MAML", 0.1, 0.1, more=5, first_order=True),
+    "ANIL": descends("ANIL", 0.1, 0.3, steps=5),
+    "Meta-SGD": descends("MetaSGD", 0.1, 0.4),
     "Reptile": ManySteps(),
     "MAML without convolutions": Episodic("MAML", ONE_STEP, batch=16, net="dense4"),
     "prototypical network": Compares("PrototypicalNetwork", 10000),

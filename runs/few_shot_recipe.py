@@ -1,7 +1,7 @@
 """What each part of a recipe buys: MAML at 5-way 1-shot, one part changed at a time.
 
-Then, for every learner that descends, three inner rates with features of one length; for two, with
-20 ways too.
+Then, for every learner that descends, three or four inner rates with features of one length; for
+most, with 20 ways too.
 
 All trainings take about as long: their iterations were set by the seconds of one on a core with
 nothing else to do. They are judged on validation characters, so that the recipe of
@@ -135,8 +135,8 @@ MANY = Recipe(tasks=2, queries=2, ways=20)
 INNER_RATES: dict[str, tuple[Recipe, tuple[float, ...]]] = {
     "MAML": (Recipe(), (0.1, 0.4, 1.0)),
     "first-order MAML": (Recipe("first-order MAML", iterations=1250), (0.03, 0.1, 0.4)),
-    "Meta-SGD": (Recipe("Meta-SGD"), (0.1, 0.4, 1.0)),
-    "ANIL": (Recipe("ANIL", steps=5, iterations=1100), (0.1, 0.3, 1.0)),
+    "Meta-SGD": (Recipe("Meta-SGD"), (0.03, 0.1, 0.4, 1.0)),
+    "ANIL": (Recipe("ANIL", steps=5, iterations=1100), (0.03, 0.1, 0.3, 1.0)),
     "Reptile": (replace(REPTILE, learner="Reptile", iterations=850), (0.03, 0.1, 0.4)),
     "Reptile, Adam inside": (
         replace(REPTILE, learner="Reptile, Adam inside", iterations=650),
@@ -150,6 +150,14 @@ INNER_RATES: dict[str, tuple[Recipe, tuple[float, ...]]] = {
     "first-order MAML with 20 ways, 5 steps": (
         replace(MANY, learner="first-order MAML", steps=5, iterations=950),
         (0.03, 0.1, 0.4),
+    ),
+    "Meta-SGD with 20 ways": (
+        replace(MANY, learner="Meta-SGD", iterations=1700),
+        (0.1, 0.4, 0.8),
+    ),
+    "ANIL with 20 ways": (
+        replace(MANY, learner="ANIL", steps=5, iterations=2000),
+        (0.1, 0.3, 1.0),
     ),
 }
 RECIPES |= {

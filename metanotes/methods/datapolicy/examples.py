@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metanotes.learner import Loss, check_outputs, check_targets
+from metanotes.learner import IGNORED, Loss, check_outputs, check_targets
 from metanotes.task import Task, check_judged
 from metanotes.theta import call, trainable
 from metanotes.theta.parameters import Theta
@@ -35,7 +35,8 @@ def check_examples(tasks: Task) -> None:
     """Refuse what no model can be trained and judged on.
 
     Raises:
-        ValueError: the validation set is empty, or of another kind than the training set; or see
+        ValueError: the validation set is empty, or of another kind than the training set; a
+            training example consists of targets that are left out; or see
             `metanotes.task.check_tasks`.
     """
     check_judged(
@@ -53,6 +54,14 @@ def check_examples(tasks: Task) -> None:
             f"support.y is {list(y.shape)} of {y.dtype} and query.y {list(y_val.shape)} of "
             f"{y_val.dtype}: the validation set needs targets of the same kind"
         )
+    if y.ndim > 2 and not y.is_floating_point():  # tokens
+        left_out = y.flatten(2).eq(IGNORED).all(2)
+        if left_out.any():
+            task, example = left_out.nonzero()[0].tolist()
+            raise ValueError(
+                f"example {example} of task {task} has no target but {IGNORED}, which losses leave "
+                "out, and so no loss that could be weighted: leave it out of the support set"
+            )
 
 
 def outputs_for(model: nn.Module, theta: Theta, loss: Loss, x: Any, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from metanotes import L2RW, Batch, MetaWeightNet, Task, cross_entropy, evaluate, meta_train, mse
+from metanotes.methods.language import token_loss
 from tests.methods.datapolicy.minibatches import losses_of_each, minibatches, net
 
 
@@ -172,6 +173,22 @@ def test_a_validation_set_of_another_kind_is_refused():
         learner(Task(Batch(x, y), Batch(x_val, torch.full_like(y_val, 7))))
     with pytest.raises(ValueError, match="labels run from 9 to 9"):
         learner(Task(Batch(x, torch.full_like(y, 9)), Batch(x_val, y_val)))
+
+
+@pytest.mark.parametrize("make", [L2RW, lambda model, **how: MetaWeightNet(model, 0.1, **how)])
+def test_a_row_that_is_padding_throughout_is_refused(make):
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7))
+    x = torch.randint(7, (2, 3, 5))
+    y = x.roll(1, 2)
+    y[:, :, 3:] = -100
+    learner = make(model, loss=token_loss)
+    tasks = Task(Batch(x, y), Batch(x, y))
+    assert learner(tasks).isfinite().all()
+    y = y.clone()
+    y[1, 2] = -100
+    with pytest.raises(ValueError, match="example 2 of task 1 has no target but -100"):
+        learner(tasks._replace(support=Batch(x, y)))
+    assert learner(tasks._replace(query=Batch(x, y))).isfinite().all()
 
 
 def test_a_model_without_anything_to_train_is_refused():
