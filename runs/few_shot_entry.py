@@ -235,10 +235,14 @@ class Searching(Contender):
             return self.judged_in(entry).validate(learner)
 
         accuracies = {rate: tried(rate) for rate in self.rates}
-        grid = ", ".join(f"{rate:g}: {100 * value:.1f} %" for rate, value in accuracies.items())
         best = max(self.rates, key=lambda rate: accuracies[rate])
-        session.note = f"{self.searched} {best:g} ({grid})"
+        session.note = f"{self.searched} {best:g} ({as_text(accuracies)})"
         return self.after(entry, session, self.trained(entry), best)
+
+
+def as_text(accuracies: Mapping[float, float]) -> str:
+    """A grid, for the note of a row."""
+    return ", ".join(f"{rate:g}: {100 * value:.1f} %" for rate, value in accuracies.items())
 
 
 def rising_and_falling(

@@ -21,7 +21,7 @@ from metanotes.methods.initialization import ANIL, MAML, MetaSGD, Pretrained, Re
 from metanotes.nets import dense4
 from metanotes.update_rules import SGD
 from runs.few_shot_comparing import RATES, Compares, Relates
-from runs.few_shot_entry import Contender, Entry, Searching, plain, zero_headed
+from runs.few_shot_entry import Contender, Entry, Searching, as_text, zero_headed
 from runs.jobs import Session
 
 TEST_STEPS = (1, 3, 5, 10, 20)  # of these, the number that does best on validation classes
@@ -139,84 +139,100 @@ class ManySteps(Searching):
 
 
 @dataclass(frozen=True)
-class ManyWays(Contender):
+class ManyWays(Searching):
     """Hyper-representation: trained on episodes of many classes, judged in every setting."""
 
     inner_lr: float = 0.3
     steps: int = 5
-    outer_lr: float = 8e-3
     queries: int = 3
     iterations: int = 6000
+    rates: tuple[float, ...] = RATES
     test_steps: tuple[int, ...] = TEST_STEPS
 
     def trained(self, entry: Entry) -> str:
         return entry.learner
 
-    def training(self, entry: Entry) -> dict[str, Any]:
-        return plain(self)
+    def judged_in(self, entry: Entry) -> Entry:
+        return entry.first()
+
+    def after(
+        self, entry: Entry, session: Session, what: str, rate: float, part: int = 1
+    ) -> HyperRepresentation:
+        many, first = entry.images.many, self.judged_in(entry)
+        learner = HyperRepresentation(scaled(entry.net(many)), self.inner_lr, self.steps)
+        tasks = entry.episodes(many, shots=1, queries=self.queries)
+        adam = torch.optim.Adam(learner.parameters(), lr=rate)
+        judged = self.on_body(body_of(learner.model), first)
+        first.train(session, what, learner, tasks, self.iterations // part, 1, judged, adam)
+        return judged
+
+    def on_body(self, body: nn.Module, entry: Entry) -> HyperRepresentation:
+        """With a head for the classes of a setting."""
+        head = nn.Linear(entry.images.features, entry.ways)
+        return HyperRepresentation(nn.Sequential(body, head), self.inner_lr, self.steps)
 
     def learner(self, entry: Entry, session: Session) -> Learner:
-        many = entry.images.many
-        learner = HyperRepresentation(scaled(entry.net(many)), self.inner_lr, self.steps)
-        body = list(learner.model.children())[:-1]
-
-        def with_head(ways: int) -> Learner:
-            model = nn.Sequential(*body, nn.Linear(entry.images.features, ways))
-            return HyperRepresentation(model, self.inner_lr, self.steps)
-
-        first = entry.first()
-        first.train(
-            session,
-            self.trained(entry),
-            learner,
-            entry.episodes(many, shots=1, queries=self.queries),
-            self.iterations,
-            1,
-            with_head(first.ways),
-            torch.optim.Adam(learner.parameters(), lr=self.outer_lr),
-        )
-        return with_head(entry.ways)
+        learner = super().learner(entry, session)
+        assert isinstance(learner, HyperRepresentation)
+        return self.on_body(body_of(learner.model), entry)
 
 
 @dataclass(frozen=True)
-class OnBody(Contender):
+class OnBody(Searching):
     """What stands on the body of a network that was trained to tell all training classes apart.
 
     Args:
         head: "neighbour" compares the body's features; "descent" goes down from a head at zero.
-        inner_lr: of the descent.
-        steps: of the descent in training; in testing, see `test_steps`.
+        inner_rates: of the descent, of which that is taken which does best on validation classes.
+        steps: of the descent, meanwhile; in testing, see `test_steps`.
         batch: images of a minibatch.
-        iterations: of the classifier.
+        iterations, rates: of the classifier, see `Searching`.
         test_steps: see `Contender`.
     """
 
     head: Literal["neighbour", "descent"]
-    inner_lr: float = 0.05
-    steps: int = 20
+    inner_rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    steps: int = 10
     batch: int = 128
     iterations: int = 6000
+    rates: tuple[float, ...] = RATES
     test_steps: tuple[int, ...] = ()
 
     def trained(self, entry: Entry) -> str:
         return "classifier"
 
     def training(self, entry: Entry) -> dict[str, Any]:
-        return {"classifier": [self.batch, self.iterations]}
+        settings = super().training(entry)
+        return {name: settings[name] for name in ("batch", "iterations", "rates", "trial")}
+
+    def judged_in(self, entry: Entry) -> Entry:
+        return entry.first()
+
+    def after(
+        self, entry: Entry, session: Session, what: str, rate: float, part: int = 1
+    ) -> NearestNeighbor:
+        train, rotations = entry.images.load().train, entry.images.rotations
+        classes = len(train.names) * (4 if rotations else 1)
+        model, first = scaled(entry.images.net(classes, entry.seed)), self.judged_in(entry)
+        classifier, judged = Classifier(model), NearestNeighbor(body_of(model), first.ways)
+        tasks = batches(train, self.batch, rotations=rotations, seed=entry.seed)
+        adam = torch.optim.Adam(classifier.parameters(), lr=rate)
+        first.train(session, what, classifier, tasks, self.iterations // part, 1, judged, adam)
+        return judged
 
     def learner(self, entry: Entry, session: Session) -> Learner:
-        train, rotations = entry.images.load().train, entry.images.rotations
-        model = entry.images.net(len(train.names) * (4 if rotations else 1), entry.seed)
-        body = nn.Sequential(*list(model)[:-1])
-        tasks = batches(train, self.batch, rotations=rotations, seed=entry.seed)
-        first = entry.first()
-        judged = NearestNeighbor(body, first.ways)
-        what = self.trained(entry)
-        first.train(session, what, Classifier(model), tasks, self.iterations, 1, judged)
+        trained = super().learner(entry, session)
+        assert isinstance(trained, NearestNeighbor)
         if self.head == "neighbour":
-            return NearestNeighbor(body, entry.ways)
+            return NearestNeighbor(trained.body, entry.ways)
         head = nn.Linear(entry.images.features, entry.ways)
-        return MAML(zero_headed(nn.Sequential(*body, head)), self.inner_lr, self.steps)
+        model = zero_headed(nn.Sequential(trained.body, head))
+        accuracies = {
+            rate: entry.validate(MAML(model, rate, self.steps)) for rate in self.inner_rates
+        }
+        best = max(self.inner_rates, key=lambda rate: accuracies[rate])
+        session.note = f"inner rate {best:g} ({as_text(accuracies)}), {session.note}"
+        return MAML(model, best, self.steps)
 
 
 @dataclass(frozen=True)
@@ -225,6 +241,11 @@ class InPixels(Contender):
 
     def learner(self, entry: Entry, session: Session) -> Learner:
         return NearestNeighbor(nn.Flatten(), entry.ways)
+
+
+def body_of(model: nn.Module) -> nn.Sequential:
+    """A sequence of layers but for the last, the head."""
+    return nn.Sequential(*list(model.children())[:-1])
 
 
 def scaled(model: nn.Sequential) -> nn.Sequential:

@@ -166,7 +166,7 @@ def test_a_body_without_a_head_is_trained_once_for_all_settings(
     main(line, folder)
     whole = _record(folder)
     trainings = sorted(run["what"] for run in whole["runs"])
-    assert sum(", rate" in what for what in trainings) == 12  # four to choose from, three times
+    assert sum(", rate" in what for what in trainings) == 20  # four to choose from, five times
     assert [what for what in trainings if ", rate" not in what] == [
         "classifier",
         "hyper-representation",
