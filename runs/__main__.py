@@ -35,7 +35,6 @@ from runs import (
     learned_optimizer_quadratics,
     masked_words,
     mnist_m,
-    omniglot,
     sequences_omniglot,
     sine,
     translation,
@@ -47,7 +46,6 @@ RUNS = {
     run.name: run
     for run in (
         sine.RUN,
-        omniglot.RUN,
         *few_shot.RUNS,
         few_shot_glyphs.RUN,
         few_shot_recipe.RUN,

@@ -255,12 +255,19 @@ def scaled(model: nn.Sequential) -> nn.Sequential:
 
 
 def descends(
-    learner_class: str, inner_lr: float, many: float, steps: int = 1, more: int = 1, **how: Any
+    learner_class: str,
+    inner_lr: float,
+    many: float,
+    steps: int = 1,
+    more: int = 1,
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
+    **how: Any,
 ) -> Episodic:
     """By what `few_shot_recipe` found; with many ways another inner rate and `more` such steps."""
     return Episodic(
         learner_class,
         {"inner_lr": inner_lr, "steps": steps, **how},
+        rates=rates,
         with_more_ways={
             "arguments": {"inner_lr": many, "steps": more * steps, **how},
             "batch": 4,  # halved with more ways
@@ -276,7 +283,8 @@ CONTENDERS: dict[str, Contender] = {
     "nearest neighbour in features": OnBody("neighbour"),
     "fine-tuning": OnBody("descent", test_steps=TEST_STEPS),
     "MAML": descends("MAML", 0.4, 0.8),
-    "first-order MAML": descends("MAML", 0.1, 0.1, more=5, first_order=True),
+    # Its best outer rates lie at both ends of the others' list.
+    "first-order MAML": descends("MAML", 0.1, 0.2, more=5, rates=(3e-4, *RATES), first_order=True),
     "ANIL": descends("ANIL", 0.1, 0.3, steps=5),
     "Meta-SGD": descends("MetaSGD", 0.1, 0.4),
     "Reptile": ManySteps(),

@@ -145,11 +145,11 @@ INNER_RATES: dict[str, tuple[Recipe, tuple[float, ...]]] = {
     "MAML with 20 ways": (replace(MANY, iterations=1700), (0.4, 0.8, 1.6)),
     "first-order MAML with 20 ways": (
         replace(MANY, learner="first-order MAML", iterations=2300),
-        (0.1, 0.4, 1.6),
+        (0.03, 0.1, 0.4, 1.6),
     ),
     "first-order MAML with 20 ways, 5 steps": (
         replace(MANY, learner="first-order MAML", steps=5, iterations=950),
-        (0.03, 0.1, 0.4),
+        (0.03, 0.1, 0.2, 0.4),
     ),
     "Meta-SGD with 20 ways": (
         replace(MANY, learner="Meta-SGD", iterations=1700),

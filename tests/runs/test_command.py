@@ -112,7 +112,6 @@ def test_help_names_every_run_with_a_line(capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().out
     for name in (
         "sine",
-        "omniglot",
         "few_shot_omniglot",
         "few_shot_mini_imagenet",
         "learned_optimizer",
