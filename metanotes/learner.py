@@ -22,7 +22,7 @@ from torch.nn.functional import mse_loss as mse
 
 from metanotes._ground.checks import count
 from metanotes.engine import Computing, Options, Workshop, meta_step
-from metanotes.task import Batch, Inputs, Task, check_tasks, tensors_of
+from metanotes.task import IGNORED, Batch, Inputs, Task, check_tasks, tensors_of
 from metanotes.theta import over_tasks
 from metanotes.theta.gradients import one_number_each
 
@@ -32,7 +32,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 # Losses that compare shape with shape, and would stretch what differs.
 COMPARED = (mse, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
-IGNORED = -100  # a token that cross entropy leaves out, as torch's `ignore_index`
 
 
 class Learner(nn.Module):

@@ -33,6 +33,7 @@ Inputs = Tensor | dict[str, Tensor]
 Of = TypeVar("Of")
 
 UNLABELLED = -1  # the label of an example whose class is not to be seen
+IGNORED = -100  # a token that cross entropy leaves out, as torch's `ignore_index`
 
 
 class Batch(NamedTuple):

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from metanotes.task import IGNORED
 from metanotes.theta.task_axis import NotStackable
-
-IGNORED = -100  # labels that cross entropy leaves out
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 BLUE, ORANGE, RED, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
 PINK, SKY, GREY = "#CC79A7", "#56B4E9", "#595959"  # Okabe and Ito's: safe for the colour-blind
+BLACK = "#000000"
 WINE, OLIVE, TEAL, PURPLE, FOREST = "#882255", "#999933", "#44AA99", "#AA4499", "#117733"  # Tol's
 
 STARTS = {
@@ -48,7 +49,17 @@ RULES = {
     "Adam": RED,
     "AdamW": WINE,
 }
-FAMILIES = (STARTS, COMPARISONS, READERS, RULES)
+DOMAINS = {  # what brings a source and a target together
+    "source only": GREY,
+    "MMD": GREEN,
+    "DANN": BLUE,
+    "DSN + MMD": ORANGE,
+    "DSN + DANN": RED,
+    "DSN + DANN, no difference loss": PINK,
+    "DSN + DANN, plain MSE": SKY,
+    "target only": BLACK,
+}
+FAMILIES = (STARTS, COMPARISONS, READERS, RULES, DOMAINS)
 COLORS = {name: color for family in FAMILIES for name, color in family.items()}
 
 

@@ -31,6 +31,7 @@ def test_a_method_is_in_one_family() -> None:
         ("MAML without convolutions 5-way", "MAML without convolutions"),
         ("AdamW", "AdamW"),
         ("Adam, linear, rate 0.1", "Adam"),
+        ("DSN + DANN, five seeds", "DSN + DANN"),
     ],
 )
 def test_a_label_has_the_color_of_the_method_that_it_begins_with(label: str, method: str) -> None:
@@ -44,10 +45,10 @@ def test_no_method_has_no_color(label: str) -> None:
 
 
 def test_the_lines_of_a_panel_can_be_told_apart() -> None:
-    labels = ["source only", "ANIL", "classifier", "ANIL, 5 steps", "DANN", "MMD", "MAML"]
+    labels = ["teacher", "ANIL", "classifier", "ANIL, 5 steps", "spring", "pupil", "MAML"]
     looks = looks_of(labels)
     assert list(looks) == labels
     assert len(set(looks.values())) == len(labels)
     assert looks["ANIL"][0] == looks["ANIL, 5 steps"][0] == color_of("ANIL")
     own = {color_of("ANIL"), color_of("MAML")}
-    assert not own & {looks[name][0] for name in ("source only", "DANN", "MMD")}
+    assert not own & {looks[name][0] for name in ("teacher", "spring", "pupil")}

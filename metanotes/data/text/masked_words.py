@@ -21,9 +21,7 @@ from torch import Tensor
 from metanotes._ground import checks
 from metanotes.data.sampler import Sampler, draw_uniform
 from metanotes.data.text.vocabulary import MASK, PAD, SIGNS, Vocabulary
-from metanotes.task import Batch, Task
-
-LEFT_OUT = -100  # a target that cross entropy leaves out
+from metanotes.task import IGNORED, Batch, Task
 
 
 def token_rows(vocabulary: Vocabulary, sentences: Iterable[str], length: int) -> Tensor:
@@ -167,7 +165,7 @@ class MaskedSentences(Sampler[Task]):
         hidden = allowed.gather(1, places)  # a short sentence may have fewer
         words = tokens.gather(1, places)
         masked = tokens.scatter(1, places, words.masked_fill(hidden, MASK))
-        y = words.masked_fill(~hidden, LEFT_OUT)
+        y = words.masked_fill(~hidden, IGNORED)
         x = {"input_ids": masked, "places": places}
         shape = (tasks, self.size)
         batch = Batch(

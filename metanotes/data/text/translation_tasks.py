@@ -18,9 +18,8 @@ from metanotes._ground import checks
 from metanotes.data.sampler import Sampler, draw_uniform
 from metanotes.data.text.sentence_pairs import Pairs, check_pairs
 from metanotes.data.text.vocabulary import END, PAD, START, Vocabulary
-from metanotes.task import Batch, Task
+from metanotes.task import IGNORED, Batch, Task
 
-IGNORED = -100  # as cross entropy's `ignore_index`
 WINDOWS = (
     8  # so many times the sentences are drawn, sorted by length, and one part of them is taken
 )

@@ -177,7 +177,7 @@ class LearnedActivation(InnerLoopLearner):
             )
         super().__init__(
             model,
-            TensorRates(list(bounds), inner_lr, clip),
+            TensorRates(list(bounds), step_size("inner_lr", inner_lr), clip),
             steps,
             loss=loss,
             first_order=first_order,

@@ -15,7 +15,7 @@ from typing import Unpack
 from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings, InnerLoopLearner
-from metanotes.theta.parameters import Theta, check_head
+from metanotes.theta.parameters import Theta, check_head_from_zero
 from metanotes.update_rules import SGD, step_size
 
 
@@ -41,8 +41,8 @@ class HyperRepresentation(InnerLoopLearner):
         keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
-        ValueError: the model is no such `nn.Sequential`, or its head has no parameters; or see
-            `InnerLoopLearner`.
+        ValueError: the model is no such `nn.Sequential`, its head has no parameters or could not
+            leave zero, as one of several layers; or see `InnerLoopLearner`.
 
     Source: Franceschi, Frasconi, Salzo, Grazzi and Pontil, "Bilevel Programming for Hyperparameter
     Optimization and Meta-Learning", ICML 2018, section 4.
@@ -66,7 +66,7 @@ class HyperRepresentation(InnerLoopLearner):
         steps: int = 1,
         **settings: Unpack[HeadSettings],
     ) -> None:
-        rule, head = SGD(step_size("inner_lr", inner_lr)), check_head(model)
+        rule, head = SGD(step_size("inner_lr", inner_lr)), check_head_from_zero(model)
         super().__init__(model, rule, steps, adapts=head, **settings)
 
     def phi(self) -> Theta:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metanotes.learner import IGNORED, Loss, check_outputs, check_targets
-from metanotes.task import Task, check_judged
+from metanotes.learner import Loss, check_outputs, check_targets
+from metanotes.task import IGNORED, Task, check_judged
 from metanotes.theta import call, trainable
 from metanotes.theta.parameters import Theta
 

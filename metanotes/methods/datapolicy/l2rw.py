@@ -28,8 +28,9 @@ from metanotes.methods.datapolicy.examples import (
     name_of,
     outputs_for,
 )
-from metanotes.task import Batch, Inputs, Task
+from metanotes.task import Batch, Inputs, Task, select
 from metanotes.theta import buffers_apart, call, leaves, over_tasks, trainable
+from metanotes.theta.seen import check_that_weights_are_seen
 
 
 class L2RW(Learner):
@@ -50,7 +51,8 @@ class L2RW(Learner):
 
     Raises:
         TypeError: `model` is no module.
-        ValueError: the model has nothing to train; in use, an empty validation set.
+        ValueError: the model has nothing to train; in use, an empty validation set, or a model that
+            does not see the weights that stand for its own.
 
     Source: see the module's.
 
@@ -67,6 +69,7 @@ class L2RW(Learner):
     def __init__(self, model: nn.Module, *, loss: Loss = cross_entropy) -> None:
         super().__init__(loss)
         self.model = check_model(model)
+        self.looked_at = False
 
     def adapt(self, support: Batch, steps: int | None = None) -> None:
         """Nothing: the model is what was learned."""
@@ -85,6 +88,9 @@ class L2RW(Learner):
         with torch.enable_grad(), buffers_apart(self.model), plain_attention_only():
             u = over_tasks(self.help_of_each)(x, y, x_val, y_val)
         w = u.clamp(min=0)
+        if not self.looked_at:
+            check_that_weights_are_seen(self.model, self.loss, *select(tasks.query, 0))
+            self.looked_at = True
         total = w.sum(1, keepdim=True)
         return w / torch.where(total > 0, total, 1)
 

@@ -28,7 +28,7 @@ from metanotes.methods.datapolicy.examples import (
     name_of,
     outputs_for,
 )
-from metanotes.task import Batch, Inputs, Task
+from metanotes.task import Batch, Inputs, Task, select
 from metanotes.theta import (
     buffers_apart,
     call,
@@ -40,6 +40,7 @@ from metanotes.theta import (
 )
 from metanotes.theta.gradients import one_number_each
 from metanotes.theta.parameters import Theta
+from metanotes.theta.seen import check_that_weights_are_seen
 from metanotes.update_rules import step_size
 
 
@@ -62,7 +63,7 @@ class LookaheadLearner(Learner):
     Raises:
         TypeError: `model` or `policy` is no module.
         ValueError: the model has nothing to train, or `inner_lr` is not above 0; in use, an empty
-            validation set.
+            validation set, or a model that does not see the weights that stand for its own.
 
     Which share of each class helps most, learned:
 
@@ -84,6 +85,7 @@ class LookaheadLearner(Learner):
         if not isinstance(policy, nn.Module):
             raise TypeError(f"policy is a {type(policy).__name__}; it must be a module")
         self.policy = policy
+        self.looked_at = False
 
     def training_loss(self, theta: Theta, x: Inputs, y: Tensor, learns: bool) -> Tensor:
         """L_train(theta, phi) of one minibatch, a scalar.
@@ -115,7 +117,11 @@ class LookaheadLearner(Learner):
             second_order = torch.is_grad_enabled()
             _, g = losses_and_gradients(ahead, start, x, y, create_graph=second_order)
             theta = {name: t.detach() - self.inner_lr * g[name] for name, t in start.items()}
-            return one_number_each(over_tasks(self.plain_loss)(theta, *query))
+            losses = one_number_each(over_tasks(self.plain_loss)(theta, *query))
+        if not self.looked_at:
+            check_that_weights_are_seen(self.model, self.loss, *select(query, 0))
+            self.looked_at = True
+        return losses
 
     def turns(self, tasks: Task) -> Iterator[tuple[str, Tensor]]:
         """The policy's turn, (2), and then the model's, L_train."""

@@ -9,12 +9,12 @@ the target as well. Without it, the learner is the *source only* end of every ta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from metanotes._ground.checks import count, nonnegative
 from metanotes.learner import Learner, check_targets, cross_entropy
 from metanotes.methods.domains.gradient_reversal import reversal_schedule
 from metanotes.task import UNLABELLED, Batch, Task, check_tasks, task_count
@@ -76,11 +76,9 @@ class DomainAdaptation(Learner):
         ramp: int = 0,
     ) -> None:
         super().__init__(cross_entropy)
-        if ramp < 0:
-            raise ValueError(f"ramp={ramp} must be a number of batches, or 0")
         self.encoder, self.classifier, self.similarity = encoder, classifier, similarity
-        self.weights = {"task": 1.0, "similarity": check_weight(gamma=gamma)}
-        self.ramp = ramp
+        self.weights = {"task": 1.0, "similarity": nonnegative("gamma", gamma)}
+        self.ramp = count("ramp", ramp, least=0)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))  # batches, in training
 
     def adapt(self, support: Batch, steps: int | None = None) -> None:
@@ -140,18 +138,6 @@ class DomainAdaptation(Learner):
     def check(self, tasks: Task, output: torch.Size) -> None:
         """The labels of the source; the target's are not to be seen."""
         check_targets(self.loss, output, tasks.support.y)
-
-
-def check_weight(**weight: float) -> float:
-    """The weight of a loss, by the name of its argument, if it is one.
-
-    Raises:
-        ValueError: it is negative or not finite.
-    """
-    ((name, value),) = weight.items()
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name}={value} must be a finite number of at least 0")
-    return value
 
 
 def check_domains(tasks: Task) -> None:

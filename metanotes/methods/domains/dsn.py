@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metanotes.methods.domains.adaptation import DomainAdaptation, Similarity, check_weight
+from metanotes._ground.checks import nonnegative
+from metanotes.methods.domains.adaptation import DomainAdaptation, Similarity
 from metanotes.methods.domains.losses import difference_loss, scale_invariant_mse
 
 
@@ -97,8 +98,8 @@ class DSN(DomainAdaptation):
         super().__init__(encoder, classifier, similarity, gamma=gamma, ramp=ramp)
         self.private_source, self.private_target = private_source, private_target
         self.decoder, self.reconstruction = decoder, reconstruction
-        self.weights["reconstruction"] = check_weight(alpha=alpha)
-        self.weights["difference"] = check_weight(beta=beta)
+        self.weights["reconstruction"] = nonnegative("alpha", alpha)
+        self.weights["difference"] = nonnegative("beta", beta)
 
     def pair_terms(self, source: Tensor, y: Tensor, target: Tensor) -> dict[str, Tensor]:
         shared = self.codes(source, target)

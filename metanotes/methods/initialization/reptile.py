@@ -24,7 +24,7 @@ from metanotes.engine import Computing
 from metanotes.inner_loop_learner import InnerLoopLearner
 from metanotes.learner import Loss, cross_entropy
 from metanotes.task import Batch, Task, check_tasks, joined
-from metanotes.theta.parameters import Part, Theta
+from metanotes.theta.parameters import Part
 from metanotes.update_rules import UpdateRule
 
 
@@ -101,14 +101,9 @@ class Reptile(InnerLoopLearner):
                 "such as SGD or Adam"
             )
 
-    def adapt(self, support: Batch, steps: int | None = None) -> Theta:
-        """theta_k by name, after steps on the whole support set."""
-        whole = self.batch
-        try:
-            self.batch = None
-            return super().adapt(support, steps)
-        finally:
-            self.batch = whole
+    def minibatches(self, support: Batch, steps: int) -> Sequence[Batch]:
+        """A new task's steps are on the whole support set; those of training are in `forward`."""
+        return [support]
 
     def forward(self, tasks: Task) -> Tensor:
         """`1/2 (phi - theta_k)^2` of every task, `[T]`: how far it has walked, not how well."""

@@ -18,9 +18,9 @@ from metanotes._ground.checks import count, positive
 from metanotes._ground.modes import in_mode
 from metanotes._ground.randomness import seeded
 from metanotes.methods.language.decoding import refuse_padding_in_front
-from metanotes.methods.language.token_loss import IGNORED, token_loss
+from metanotes.methods.language.token_loss import token_loss
 from metanotes.nets import Translator
-from metanotes.task import Batch
+from metanotes.task import IGNORED, Batch
 from metanotes.theta import trainable
 from metanotes.theta.parameters import Part, parts_of
 

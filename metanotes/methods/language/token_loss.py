@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-IGNORED = -100
+from metanotes.task import IGNORED
 
 
 def token_loss(outputs: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -82,7 +82,7 @@ class InContextLearner(Learner):
         **computing: Unpack[Computing],
     ) -> None:
         super().__init__(loss, **computing)
-        counts(inputs=inputs, outputs=outputs)
+        counts(inputs=inputs, outputs=outputs, width=width, heads=heads, layers=layers)
         self.inputs, self.outputs = inputs, outputs
         self.body = nn.Identity() if body is None else body
         with seeded(seed):

@@ -175,6 +175,25 @@ def test_a_validation_set_of_another_kind_is_refused():
         learner(Task(Batch(x, torch.full_like(y, 9)), Batch(x_val, y_val)))
 
 
+class Hidden(nn.Module):
+    """Reaches its weight through a list, where another cannot stand for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 5))
+        self.kept = [self.weight]
+
+    def forward(self, x):
+        return x @ self.kept[0].T + 0 * self.weight.sum()
+
+
+@pytest.mark.parametrize("make", [L2RW, lambda model: MetaWeightNet(model, 0.1)])
+def test_a_model_that_does_not_see_what_stands_for_its_weights_is_refused(make):
+    x, y = torch.randn(1, 8, 5), torch.arange(8)[None] % 3
+    with pytest.raises(ValueError, match="sees its own weights"):
+        make(Hidden())(Task(Batch(x, y), Batch(x, y)))
+
+
 @pytest.mark.parametrize("make", [L2RW, lambda model, **how: MetaWeightNet(model, 0.1, **how)])
 def test_a_row_that_is_padding_throughout_is_refused(make):
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7))
