@@ -97,16 +97,16 @@ def test_some_cell_shows_something(path: Path) -> None:
 
 
 def unfounded(notebook: dict[str, Any]) -> list[str]:
-    """Measured numbers of the prose that no output shows, in cells that cite no source."""
+    """Measured numbers of the prose that no output shows, in paragraphs that cite no source."""
     cells = notebook["cells"]
     shown = "\n".join(t for cell in cells for o in cell.get("outputs", []) for t in texts(o))
     numbers = {
         m[1] or m[2]
         for prose in cells
         if prose["cell_type"] == "markdown"
-        for text in ["".join(prose["source"])]
-        if "{cite" not in text
-        for m in MEASURED.finditer(text)
+        for paragraph in re.split(r"\n\s*\n(?!\s*\|)", "".join(prose["source"]))
+        if "{cite" not in paragraph
+        for m in MEASURED.finditer(paragraph)
     }
     return sorted(n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}0*(?!\d)", shown))
 
