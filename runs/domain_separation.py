@@ -36,6 +36,8 @@ SIDE = 42  # pixels of a photograph's side, of which 28 are cut
 LEARNERS: dict[str, tuple[str | None, dict[str, Any] | None]] = {
     "source only": (None, None),
     "DANN": ("adversary", None),
+    "MMD": ("mmd", None),
+    "MMD, codes in units of their median distance": ("scaled mmd", None),
     **{f"DSN + DANN, beta {beta:g}": ("adversary", {"beta": beta}) for beta in BETAS},
 }
 SETTINGS = {"normalised": True, "not normalised": False}  # whether E_c has its normalisation
@@ -82,7 +84,8 @@ def about() -> dict[str, Any]:
             "nets": "those of `mnist_m`; the settings are with the instance normalisation of the "
             "shared encoder and without it. The private ones have it in both",
             "iterations": f"{ITERATIONS}, {IMAGES} images of each domain",
-            "weights": f"{mnist_m.ADVERSARY_WEIGHT:g} of the adversary, rising over the run, "
+            "weights": f"{mnist_m.ADVERSARY_WEIGHT:g} of the adversary and {mnist_m.MMD_WEIGHT:g} "
+            "of the MMD with 19 kernels, rising over the run, "
             f"{mnist_m.ALPHA:g} of the reconstruction; beta of the difference loss, which divides "
             "by n^2",
             "optimizer": "that of `mnist_m`: Adam, rate 0.001 falling to 0 (cosine)",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metanotes.data import Images, digits, domain_pairs, mnist_m
 from metanotes.evaluation import evaluate
@@ -46,13 +47,20 @@ def make(method: str, seed: int) -> DomainAdaptation:
     return build(*METHODS[method], seed, ITERATIONS)
 
 
+def scaled_mmd(x: Tensor, y: Tensor) -> Tensor:
+    """The MMD of codes in units of their median distance, which has no gradient."""
+    z = torch.cat([x, y]).detach()
+    unit = torch.cdist(z, z).median()
+    return mmd(x / unit, y / unit)
+
+
 def build(
     similarity: str | None, private: dict[str, Any] | None, seed: int, iterations: int
 ) -> DomainAdaptation:
     """A learner, new.
 
     Args:
-        similarity: `"adversary"`, `"mmd"` or None.
+        similarity: `"adversary"`, `"mmd"`, `"scaled mmd"` or None.
         private: None for one encoder; for a DSN what differs from the usual weights.
         seed: of the weights.
         iterations: over which the similarity rises.
@@ -64,8 +72,8 @@ def build(
     gamma = 0.0
     if similarity == "adversary":
         alike, gamma = DomainAdversary(mlp(CODE, HIDDEN, 1, seed=seeds[2])), ADVERSARY_WEIGHT
-    elif similarity == "mmd":
-        alike, gamma = mmd, MMD_WEIGHT
+    elif similarity in ("mmd", "scaled mmd"):
+        alike, gamma = mmd if similarity == "mmd" else scaled_mmd, MMD_WEIGHT
     options: dict[str, Any] = {"similarity": alike, "gamma": gamma, "ramp": iterations}
     if private is None:
         learner = DomainAdaptation(encoder, classifier, **options)

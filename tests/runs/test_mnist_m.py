@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from metanotes.data import Images
+from metanotes.methods.domains import mmd
 from runs import mnist_m
 from runs.__main__ import main
 
@@ -108,3 +109,10 @@ def test_all_methods_are_made_of_the_same_shared_nets():
         for name in ("encoder", "classifier"):
             first, other = (getattr(m, name).state_dict() for m in (made[0], learner))
             assert all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_the_scaled_mmd_does_not_see_the_scale_of_codes():
+    x, y = torch.randn(20, 8, dtype=torch.float64), torch.randn(20, 8, dtype=torch.float64) + 1
+    value = mnist_m.scaled_mmd(x, y)
+    torch.testing.assert_close(mnist_m.scaled_mmd(50 * x, 50 * y), value)
+    assert value > 2 * mmd(50 * x, 50 * y)
