@@ -111,8 +111,13 @@ def test_all_methods_are_made_of_the_same_shared_nets():
             assert all(torch.equal(first[key], other[key]) for key in first)
 
 
-def test_the_scaled_mmd_does_not_see_the_scale_of_codes():
+def test_the_scaled_mmd_does_not_see_the_scale_of_codes_and_pulls_as_hard():
     x, y = torch.randn(20, 8, dtype=torch.float64), torch.randn(20, 8, dtype=torch.float64) + 1
     value = mnist_m.scaled_mmd(x, y)
     torch.testing.assert_close(mnist_m.scaled_mmd(50 * x, 50 * y), value)
-    assert value > 2 * mmd(50 * x, 50 * y)
+    z = torch.cat([x, y])
+    unit = torch.cdist(z, z).median()
+    x.requires_grad_()
+    (pull,) = torch.autograd.grad(mnist_m.scaled_mmd(x, y), x)
+    (expected,) = torch.autograd.grad(mmd(x / unit, y / unit), x)  # no gradient through the unit
+    torch.testing.assert_close(pull, expected)
