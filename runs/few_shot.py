@@ -90,7 +90,8 @@ def about(name: str) -> dict[str, Any]:
             "(first-order MAML: also 0.0003 and 0.03) that which did best on validation classes "
             "after a tenth of the iterations. Hyper-representation and classifier: of 0.001, "
             "0.003, 0.01 and 0.03 likewise, falling from the start; Reptile: step 1 falling to 0",
-            "older rows": "those of learners that descend and that carry no note were made before: "
+            "older rows": "those of learners that descend and that carry no note (in tables, a °) "
+            "were made before: "
             "features of one length for ANIL and the hyper-representation alone, outer rate 0.003 "
             "(hyper-representation 0.008) without search or warm-up, 500 to 5 000 iterations at "
             "5-way 1-shot, see the runs; Reptile with Adam inside and a head at random",

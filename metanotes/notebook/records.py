@@ -303,16 +303,24 @@ class Record:
         """The head and the lines of a table of the rows whose fields are as given.
 
         Accuracies in several settings: a line a name, a column a setting, percent seed by seed.
-        Anything else: a line a score and a column a seed; columns that say nothing are left out.
+        What was made before rows had a digest of their settings, among others that have one, is
+        marked by a °. Anything else: a line a score and a column a seed; columns that say nothing
+        are left out.
         """
         rows = self.rows_of(**fields)
-        if rows and all("setting" in row and row["unit"] == "accuracy" for row in rows):
-            columns = list(dict.fromkeys(row["setting"] for row in rows))
-            names = dict.fromkeys(row["name"] for row in rows)
-            return ["learner", *columns], [
-                [n, *(self.cell(", ", **fields, name=n, setting=c) for c in columns)] for n in names
-            ]
-        return _by_seeds(rows)
+        if not rows or any("setting" not in row or row["unit"] != "accuracy" for row in rows):
+            return _by_seeds(rows)
+        columns = list(dict.fromkeys(row["setting"] for row in rows))
+        digests = any("settings" in row for row in rows)
+
+        def cell(name: str, setting: str) -> str:
+            text = self.cell(", ", **fields, name=name, setting=setting)
+            of = self.rows_of(**fields, name=name, setting=setting)
+            older = digests and of and not any("settings" in row for row in of)
+            return f"{text} °" if older else text
+
+        names = dict.fromkeys(row["name"] for row in rows)
+        return ["learner", *columns], [[n, *(cell(n, c) for c in columns)] for n in names]
 
     def table(self, **fields: Any) -> HtmlTable:
         """The `grid` as a table that a notebook shows."""

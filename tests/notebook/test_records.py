@@ -132,6 +132,16 @@ def test_a_table_of_settings_has_a_column_for_each(book: Path) -> None:
     assert "<td>90.0&nbsp;±&nbsp;1.3</td>" in table
 
 
+def test_a_cell_without_a_digest_is_marked_where_others_have_one() -> None:
+    rows = [row("ANIL", 0, 0.8, setting="5-way"), row("ANIL", 0, 0.7, setting="20-way")]
+    assert Record.of("x", {**WORDS, "rows": rows}).grid()[1] == [
+        ["ANIL", "80.0 ± 1.2", "70.0 ± 1.1"]
+    ]
+    rows[1]["settings"] = "1abf5537ab9b"
+    lines = Record.of("x", {**WORDS, "rows": rows}).grid()[1]
+    assert lines == [["ANIL", "80.0 ± 1.2 °", "70.0 ± 1.1"]]
+
+
 def test_a_cell_has_its_values_in_the_order_of_the_seeds() -> None:
     rows = [row("MAML", seed, value, setting="5-way") for seed, value in ((2, 0.9), (0, 0.5))]
     assert Record.of("x", {**WORDS, "rows": rows}).cell(name="MAML") == "50.0 90.0 ± 1.3"
