@@ -105,8 +105,8 @@ def about(name: str) -> dict[str, Any]:
             "hyper-representation": f"trained once on {images.many}-way 1-shot episodes, 3 queries "
             "a class, and judged in every setting; so are the features of fine-tuning and of the "
             "nearest neighbour, a network trained to tell all training classes apart. Fine-tuning: "
-            "of the inner rates 0.1, 0.3, 1 and 3 that which did best on validation classes after "
-            "10 steps",
+            "of the inner rates 0.03, 0.1, 0.3, 1 and 3 that which did best on validation classes "
+            "after 10 steps",
         },
         "protocol": f"{TEST_TASKS} test tasks of unseen classes, the same for all learners; "
         "accuracy with the 95 % interval over tasks. Phi, and the number of steps in testing, are "

@@ -191,7 +191,7 @@ class OnBody(Searching):
     """
 
     head: Literal["neighbour", "descent"]
-    inner_rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    inner_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     steps: int = 10
     batch: int = 128
     iterations: int = 6000

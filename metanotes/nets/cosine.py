@@ -46,8 +46,6 @@ class CosineHead(nn.Module):
     (torch.Size([10, 5]), True)
     """
 
-    needs_a_direction = True  # of its weights: it cannot start at zero
-
     def __init__(self, features: int, ways: int, scale: float = 10.0) -> None:
         super().__init__()
         counts(features=features, ways=ways)

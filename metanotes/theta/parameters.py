@@ -218,36 +218,6 @@ def check_head(model: nn.Module) -> nn.Module:
     return model[-1]
 
 
-def check_head_from_zero(model: nn.Module) -> nn.Module:
-    """A head as in `check_head`, which can start at zero and leave it.
-
-    Raises:
-        ValueError: says what it is about the head.
-
-    >>> two = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
-    >>> check_head_from_zero(nn.Sequential(nn.Flatten(), two))
-    Traceback (most recent call last):
-    ValueError: the head starts at zero, and is of several layers: ...
-    """
-    head = check_head(model)
-    layers = [
-        part for part in head.modules() if any(p is not None for p in part._parameters.values())
-    ]
-    body = {id(p) for child in list(model.children())[:-1] for p in child.parameters()}
-    needs_a_direction = getattr(head, "needs_a_direction", False)  # of its weights
-    if len(layers) > 1 or needs_a_direction:
-        what = "is of several layers" if len(layers) > 1 else "takes the directions of its weights"
-        raise ValueError(
-            f"the head starts at zero, and {what}: no gradient would move it. Take one nn.Linear, "
-            "and put other layers into the body"
-        )
-    if any(id(p) in body for p in head.parameters()):
-        raise ValueError("the head starts at zero, and shares a weight with the body: untie them")
-    if not all(p.requires_grad for p in head.parameters()):
-        raise ValueError("the head starts at zero, and a part of it is frozen: let all of it learn")
-    return head
-
-
 class Layers(nn.Module):
     """Some modules of an `nn.Sequential`, one after the other, under the names they have in it."""
 

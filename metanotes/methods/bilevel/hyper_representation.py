@@ -15,7 +15,8 @@ from typing import Unpack
 from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings, InnerLoopLearner
-from metanotes.theta.parameters import Theta, check_head_from_zero
+from metanotes.nets import CosineHead
+from metanotes.theta.parameters import Theta, check_head
 from metanotes.update_rules import SGD, step_size
 
 
@@ -41,8 +42,8 @@ class HyperRepresentation(InnerLoopLearner):
         keep_graph, checkpoint, record, compile, group: see `metanotes.engine.Options`.
 
     Raises:
-        ValueError: the model is no such `nn.Sequential`, its head has no parameters or could not
-            leave zero, as one of several layers; or see `InnerLoopLearner`.
+        ValueError: the model is no such `nn.Sequential`, its head has no parameters or cannot start
+            at zero; or see `InnerLoopLearner`.
 
     Source: Franceschi, Frasconi, Salzo, Grazzi and Pontil, "Bilevel Programming for Hyperparameter
     Optimization and Meta-Learning", ICML 2018, section 4.
@@ -66,7 +67,12 @@ class HyperRepresentation(InnerLoopLearner):
         steps: int = 1,
         **settings: Unpack[HeadSettings],
     ) -> None:
-        rule, head = SGD(step_size("inner_lr", inner_lr)), check_head_from_zero(model)
+        rule, head = SGD(step_size("inner_lr", inner_lr)), check_head(model)
+        if isinstance(head, CosineHead):
+            raise ValueError(
+                "the head starts at zero, and takes the directions of its weights, which zero has "
+                "not: take one nn.Linear"
+            )
         super().__init__(model, rule, steps, adapts=head, **settings)
 
     def phi(self) -> Theta:

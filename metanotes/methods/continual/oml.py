@@ -21,7 +21,8 @@ from torch import nn
 
 from metanotes.inner_loop_learner import HeadSettings
 from metanotes.methods.continual.stream_learner import StreamLearner
-from metanotes.theta.parameters import Theta, check_head_from_zero
+from metanotes.nets import CosineHead
+from metanotes.theta.parameters import Theta, check_head
 from metanotes.update_rules import SGD, step_size
 
 
@@ -52,7 +53,8 @@ class OML(StreamLearner):
 
     >>> from metanotes import OML
     >>> from metanotes.data import episodes, glyphs
-    >>>     >>> stream = episodes(glyphs("background"), ways=10, shots=3, queries=2)(4)
+    >>> from metanotes.nets import mlp
+    >>> stream = episodes(glyphs("background"), ways=10, shots=3, queries=2)(4)
     >>> body = nn.Sequential(nn.Flatten(), mlp(784, 32, 32), nn.ReLU())
     >>> learner = OML(nn.Sequential(body, nn.Linear(32, 10)), inner_lr=0.1)
     >>> learner(stream).shape                                 # on all ten classes, after 30 steps
@@ -67,9 +69,37 @@ class OML(StreamLearner):
         replay: int = 0,
         **settings: Unpack[HeadSettings],
     ) -> None:
-        rule, head = SGD(step_size("inner_lr", inner_lr)), check_head_from_zero(model)
+        rule, head = SGD(step_size("inner_lr", inner_lr)), check_head(model)
+        refuse_standing_still(model, head)
         super().__init__(model, rule, replay=replay, adapts=head, **settings)
 
     def phi(self) -> Theta:
         """Where the head starts: at zero; the gradient of the head's own weights is zero, too."""
         return {name: 0 * p for name, p in super().phi().items()}
+
+
+def refuse_standing_still(model: nn.Sequential, head: nn.Module) -> None:
+    """A head that could not start at zero, or would not leave it.
+
+    Raises:
+        ValueError: says what it is about the head.
+
+    >>> two = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    >>> refuse_standing_still(nn.Sequential(nn.Flatten(), two), two)
+    Traceback (most recent call last):
+    ValueError: the head starts at zero, and is of several layers: ...
+    """
+    layers = [
+        part for part in head.modules() if any(p is not None for p in part._parameters.values())
+    ]
+    body = {id(p) for p in model[:-1].parameters()}
+    if len(layers) > 1 or isinstance(head, CosineHead):
+        what = "is of several layers" if len(layers) > 1 else "takes the directions of its weights"
+        raise ValueError(
+            f"the head starts at zero, and {what}: no gradient would move it. Take one nn.Linear, "
+            "and put other layers into the body"
+        )
+    if any(id(p) in body for p in head.parameters()):
+        raise ValueError("the head starts at zero, and shares a weight with the body: untie them")
+    if not all(p.requires_grad for p in head.parameters()):
+        raise ValueError("the head starts at zero, and a part of it is frozen: let all of it learn")

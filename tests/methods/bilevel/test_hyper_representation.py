@@ -6,7 +6,7 @@ from torch import nn
 
 from metanotes import HyperRepresentation, cross_entropy
 from metanotes.engine import plan_for
-from metanotes.nets import conv4
+from metanotes.nets import CosineHead, conv4
 from tests.plainly import image_tasks, relative_error, shaken
 
 
@@ -66,3 +66,8 @@ def test_another_head_serves_other_ways():
     assert outputs.shape == (3, 7, 5)
     twenty = HyperRepresentation(model, inner_lr=0.1, steps=2)
     assert twenty.predict(twenty.adapt(tasks.support), tasks.query.x).shape == (3, 7, 20)
+
+
+def test_a_head_that_needs_a_direction_is_refused():
+    with pytest.raises(ValueError, match="takes the directions of its weights"):
+        HyperRepresentation(nn.Sequential(nn.Linear(4, 6), CosineHead(6, 3)), 0.1)
