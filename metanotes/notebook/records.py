@@ -317,7 +317,7 @@ class Record:
             text = self.cell(", ", **fields, name=name, setting=setting)
             of = self.rows_of(**fields, name=name, setting=setting)
             older = digests and of and not any("settings" in row for row in of)
-            return f"{text} °" if older else text
+            return f"{text}\N{NO-BREAK SPACE}°" if older else text
 
         names = dict.fromkeys(row["name"] for row in rows)
         return ["learner", *columns], [[n, *(cell(n, c) for c in columns)] for n in names]

@@ -139,7 +139,7 @@ def test_a_cell_without_a_digest_is_marked_where_others_have_one() -> None:
     ]
     rows[1]["settings"] = "1abf5537ab9b"
     lines = Record.of("x", {**WORDS, "rows": rows}).grid()[1]
-    assert lines == [["ANIL", "80.0 ± 1.2 °", "70.0 ± 1.1"]]
+    assert lines == [["ANIL", "80.0 ± 1.2\N{NO-BREAK SPACE}°", "70.0 ± 1.1"]]
 
 
 def test_a_cell_has_its_values_in_the_order_of_the_seeds() -> None:
