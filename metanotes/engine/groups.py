@@ -68,8 +68,8 @@ class _Threads:
 def few_threads(plan: Plan, tasks: int) -> Iterator[None]:
     """Small work in one thread: two would gain little, and lose much where a core is busy.
 
-    torch keeps one number for the whole process, and others may be at work: the last one out puts
-    back what the first one saw.
+    Others may be at work, and a new thread takes the number that was set last: each puts back what
+    the first one saw.
     """
     if plan.flops * tasks > LARGE or (_Threads.inside == 0 and torch.get_num_threads() == 1):
         yield

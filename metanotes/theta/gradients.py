@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metanotes.task import Inputs, task_count
-from metanotes.theta.parameters import Theta, leaves
+from metanotes.theta.parameters import Theta, leaves, trainable, with_task_axis
 from metanotes.theta.task_axis import of_task, over_tasks, present
 
 TaskLoss = Callable[[Theta, Any, Tensor], Tensor]  # theta, x and y of one task -> scalar
@@ -65,6 +65,24 @@ def losses_and_gradients(
         name: torch.zeros_like(t) if g is None else g
         for (name, t), g in zip(at.items(), gradients, strict=True)
     }
+
+
+def one_step_ahead(
+    loss: TaskLoss, model: nn.Module, inner_lr: float, x: Inputs, y: Tensor
+) -> Theta:
+    """theta' = theta - inner_lr grad loss(theta) of every task, from the model's own theta.
+
+    theta is held constant: theta' is differentiable in what else the loss depends on.
+
+    >>> model, x, y = nn.Linear(1, 1), torch.ones(3, 4, 1), torch.zeros(3, 4)
+    >>> loss = lambda theta, x, y: theta["weight"].square().sum()
+    >>> bool((one_step_ahead(loss, model, 0.5, x, y)["weight"] == 0).all())
+    True
+    """
+    theta = with_task_axis(leaves(trainable(model)), len(y))
+    second_order = torch.is_grad_enabled()
+    _, g = losses_and_gradients(loss, theta, x, y, create_graph=second_order)
+    return {name: t.detach() - inner_lr * g[name] for name, t in theta.items()}
 
 
 def one_number_each(losses: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from metanotes.task import Batch, Inputs, Task, check_tasks, select
 from metanotes.theta import buffers_apart, call, trainable
 from metanotes.theta.gradients import one_number
 from metanotes.theta.parameters import Theta
-from metanotes.theta.seen import check_that_weights_are_seen
+from metanotes.theta.seen import Look
 
 MixedProduct = Literal["finite difference", "exact"]
 
@@ -96,7 +96,7 @@ class DARTS(nn.Module):
             )
         self.length = positive("length", length)
         edges(net)
-        self.net, self.loss, self.looked_at = net, loss, False
+        self.net, self.loss, self.look = net, loss, Look()
         self.inner_lr, self.mixed_product = nonnegative("inner_lr", inner_lr), mixed_product
         if not self.weights:
             raise ValueError(
@@ -133,10 +133,8 @@ class DARTS(nn.Module):
         """
         with buffers_apart(self.net):
             losses = [self.validation_loss(task) for task in of(tasks)]
-            if not self.looked_at:
-                with plain_attention_only():
-                    check_that_weights_are_seen(self.net, self.loss, *select(tasks.query, 0))
-                self.looked_at = True
+            with plain_attention_only():
+                self.look(self.net, self.loss, *select(tasks.query, 0))
             return torch.stack(losses)
 
     def validation_loss(self, task: Task) -> Tensor:

@@ -30,7 +30,7 @@ from metanotes.methods.datapolicy.examples import (
 )
 from metanotes.task import Batch, Inputs, Task, select
 from metanotes.theta import buffers_apart, call, leaves, over_tasks, trainable
-from metanotes.theta.seen import check_that_weights_are_seen
+from metanotes.theta.seen import Look
 
 
 class L2RW(Learner):
@@ -69,7 +69,7 @@ class L2RW(Learner):
     def __init__(self, model: nn.Module, *, loss: Loss = cross_entropy) -> None:
         super().__init__(loss)
         self.model = check_model(model)
-        self.looked_at = False
+        self.look = Look()
 
     def adapt(self, support: Batch, steps: int | None = None) -> None:
         """Nothing: the model is what was learned."""
@@ -88,9 +88,7 @@ class L2RW(Learner):
         with torch.enable_grad(), buffers_apart(self.model), plain_attention_only():
             u = over_tasks(self.help_of_each)(x, y, x_val, y_val)
         w = u.clamp(min=0)
-        if not self.looked_at:
-            check_that_weights_are_seen(self.model, self.loss, *select(tasks.query, 0))
-            self.looked_at = True
+        self.look(self.model, self.loss, *select(tasks.query, 0))
         total = w.sum(1, keepdim=True)
         return w / torch.where(total > 0, total, 1)
 

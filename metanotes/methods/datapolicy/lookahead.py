@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from metanotes.engine import plain_attention_only
@@ -29,18 +28,10 @@ from metanotes.methods.datapolicy.examples import (
     outputs_for,
 )
 from metanotes.task import Batch, Inputs, Task, select
-from metanotes.theta import (
-    buffers_apart,
-    call,
-    leaves,
-    losses_and_gradients,
-    over_tasks,
-    trainable,
-    with_task_axis,
-)
-from metanotes.theta.gradients import one_number_each
+from metanotes.theta import buffers_apart, call, over_tasks, trainable
+from metanotes.theta.gradients import one_number_each, one_step_ahead
 from metanotes.theta.parameters import Theta
-from metanotes.theta.seen import check_that_weights_are_seen
+from metanotes.theta.seen import Look
 from metanotes.update_rules import step_size
 
 
@@ -67,6 +58,7 @@ class LookaheadLearner(Learner):
 
     Which share of each class helps most, learned:
 
+    >>> import torch
     >>> class ClassWeights(LookaheadLearner):
     ...     def training_loss(self, theta, x, y, learns):
     ...         weights = self.policy.weight if learns else self.policy.weight.detach()
@@ -85,7 +77,7 @@ class LookaheadLearner(Learner):
         if not isinstance(policy, nn.Module):
             raise TypeError(f"policy is a {type(policy).__name__}; it must be a module")
         self.policy = policy
-        self.looked_at = False
+        self.look = Look()
 
     def training_loss(self, theta: Theta, x: Inputs, y: Tensor, learns: bool) -> Tensor:
         """L_train(theta, phi) of one minibatch, a scalar.
@@ -107,20 +99,15 @@ class LookaheadLearner(Learner):
     def forward(self, tasks: Task) -> Tensor:
         """(2), the loss on the query set after the step (1): `[T]`, differentiable in phi alone."""
         check_examples(tasks)
-        (x, y), query = tasks
-        start = with_task_axis(leaves(trainable(self.model)), len(y))
+        support, query = tasks
 
         def ahead(theta: Theta, x: Inputs, y: Tensor) -> Tensor:
             return self.training_loss(theta, x, y, True)
 
         with buffers_apart(self.model), plain_attention_only():
-            second_order = torch.is_grad_enabled()
-            _, g = losses_and_gradients(ahead, start, x, y, create_graph=second_order)
-            theta = {name: t.detach() - self.inner_lr * g[name] for name, t in start.items()}
+            theta = one_step_ahead(ahead, self.model, self.inner_lr, *support)
             losses = one_number_each(over_tasks(self.plain_loss)(theta, *query))
-        if not self.looked_at:
-            check_that_weights_are_seen(self.model, self.loss, *select(query, 0))
-            self.looked_at = True
+        self.look(self.model, self.loss, *select(query, 0))
         return losses
 
     def turns(self, tasks: Task) -> Iterator[tuple[str, Tensor]]:

@@ -40,18 +40,10 @@ from metanotes.learner import (
 )
 from metanotes.methods.teaching.distillation import distillation_loss, mixing
 from metanotes.task import Batch, Inputs, Task, check_judged, select
-from metanotes.theta import (
-    buffers_apart,
-    call,
-    leaves,
-    losses_and_gradients,
-    over_tasks,
-    trainable,
-    with_task_axis,
-)
-from metanotes.theta.gradients import one_number_each
+from metanotes.theta import buffers_apart, call, over_tasks, trainable
+from metanotes.theta.gradients import one_number_each, one_step_ahead
 from metanotes.theta.parameters import Theta
-from metanotes.theta.seen import check_that_weights_are_seen
+from metanotes.theta.seen import Look
 from metanotes.update_rules import step_size
 
 
@@ -116,7 +108,7 @@ class MetaDistillation(Learner):
                 )
             refuse_running_statistics(network)
         self.student, self.teacher = student, teacher
-        self.looked_at = False
+        self.look = Look()
         self.inner_lr = step_size("inner_lr", inner_lr)
         self.temperature, self.weight = positive("temperature", temperature), mixing(weight)
         if self.weight == 0:
@@ -146,16 +138,11 @@ class MetaDistillation(Learner):
     def forward(self, tasks: Task) -> Tensor:
         """(2), the loss on the quiz after the pilot step: `[T]`, differentiable in phi alone."""
         self.check_taught(tasks)
-        (x, y), quiz = tasks
-        theta = with_task_axis(leaves(trainable(self.student)), len(y))
-        second_order = torch.is_grad_enabled()
+        lesson, quiz = tasks
         with buffers_apart(self), plain_attention_only():  # a step that is only tried out
-            _, g = losses_and_gradients(self.taught_loss, theta, x, y, create_graph=second_order)
-            stepped = {name: t.detach() - self.inner_lr * g[name] for name, t in theta.items()}
+            stepped = one_step_ahead(self.taught_loss, self.student, self.inner_lr, *lesson)
             losses = one_number_each(over_tasks(self.quiz_loss)(stepped, *quiz))
-        if not self.looked_at:
-            check_that_weights_are_seen(self.student, self.loss, *select(quiz, 0))
-            self.looked_at = True
+        self.look(self.student, self.loss, *select(quiz, 0))
         return losses
 
     def student_losses(self, tasks: Task) -> Tensor:

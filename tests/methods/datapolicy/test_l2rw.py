@@ -192,6 +192,11 @@ def test_a_model_that_does_not_see_what_stands_for_its_weights_is_refused(make):
     x, y = torch.randn(1, 8, 5), torch.arange(8)[None] % 3
     with pytest.raises(ValueError, match="sees its own weights"):
         make(Hidden())(Task(Batch(x, y), Batch(x, y)))
+    learner = make(nn.Linear(5, 3))
+    learner(Task(Batch(x, y), Batch(x, y)))
+    learner.model = Hidden()
+    with pytest.raises(ValueError, match="sees its own weights"):
+        learner(Task(Batch(x, y), Batch(x, y)))
 
 
 @pytest.mark.parametrize("make", [L2RW, lambda model, **how: MetaWeightNet(model, 0.1, **how)])
