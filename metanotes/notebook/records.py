@@ -332,8 +332,9 @@ def _agrees(row: Entry, fields: Mapping[str, Any]) -> bool:
 
 
 def _by_seeds(rows: list[Entry]) -> tuple[list[str], list[list[str]]]:
-    seeds: list[int | None] = sorted({row["seed"] for row in rows if row.get("seed") is not None})
-    columns = seeds or [None]
+    seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
+    without = any(row.get("seed") is None for row in rows)
+    columns: list[int | None] = [*seeds, *([None] * without)]
     values: dict[tuple[Any, ...], dict[int | None, str]] = {}
     for row in rows:
         name = f"{row['setting']}: {row['name']}" if "setting" in row else row["name"]
@@ -341,11 +342,12 @@ def _by_seeds(rows: list[Entry]) -> tuple[list[str], list[list[str]]]:
         values.setdefault(line, {})[row.get("seed")] = score_text(row)
     transduction = any(row.get("transductive") is not None for row in rows)
     notes = any(row.get("note") for row in rows)
-    head = ["method", *(f"seed {seed}" if seeds else "result" for seed in columns), "judged on"]
+    head = ["method", *(f"seed {seed}" for seed in seeds)]
+    head += ["without a seed" if seeds else "result"] * without + ["judged on"]
     head += ["transductive"] * transduction + ["note"] * notes
     lines = []
     for (name, tasks, transductive, note), scores in values.items():
-        cells = [name, *(scores.get(seed, scores.get(None, "")) for seed in columns)]
+        cells = [name, *(scores.get(seed, "") for seed in columns)]
         cells.append(f"{tasks:,}".replace(",", " "))
         cells += [{True: "yes", False: "no", None: ""}[transductive]] * transduction
         lines.append(cells + [note or ""] * notes)

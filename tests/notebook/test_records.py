@@ -151,8 +151,9 @@ def test_another_table_has_a_column_for_each_seed_and_none_that_says_nothing() -
     rows = [row("MAML", seed, 0.9, transductive=None) for seed in (0, 1)]
     rows.append(row("SGD", None, 0.5, transductive=None, unit="loss", setting="wide"))
     head, lines = Record.of("x", {**WORDS, "rows": rows}).grid()
-    assert head == ["method", "seed 0", "seed 1", "judged on"]
-    assert lines[1] == ["wide: SGD", "0.500 ± 0.009", "0.500 ± 0.009", "600"]
+    assert head == ["method", "seed 0", "seed 1", "without a seed", "judged on"]
+    assert lines[0][3] == ""
+    assert lines[1] == ["wide: SGD", "", "", "0.500 ± 0.009", "600"]
 
 
 def test_what_rows_were_made_on_is_told_with_older_and_newer_ones() -> None:
