@@ -18,7 +18,7 @@ from metanotes.evaluation import evaluate
 from metanotes.learner import Learner
 from metanotes.methods.comparison import map_relation
 from metanotes.nets import conv4
-from runs.few_shot_entry import CLIP, META_LR, VALIDATION_TASKS, Entry, ImageSet
+from runs.few_shot_entry import CLIP, VALIDATION_TASKS, Entry, ImageSet
 from runs.few_shot_learners import CONTENDERS
 from runs.jobs import Job, LongRun, Session
 from runs.omniglot import Classes, omniglot_classes
@@ -86,8 +86,8 @@ def about(name: str) -> dict[str, Any]:
             "features of one length below the head (a LayerNorm without parameters), see "
             "few_shot_recipe",
             "outer": "Adam, its rate rising for the first 2 % of the iterations and then falling "
-            "to 0 (cosine), gradient norm at most 10; of the rates 0.001, 0.003 and 0.01 "
-            "(first-order MAML: also 0.0003 and 0.03) that which did best on validation classes "
+            "to 0 (cosine), gradient norm at most 10; of the rates 0.0003, 0.001, 0.003, 0.01 and "
+            "0.03 (MAML: the middle three) that which did best on validation classes "
             "after a tenth of the iterations. Hyper-representation and classifier: of 0.001, "
             "0.003, 0.01 and 0.03 likewise, falling from the start; Reptile: step 1 falling to 0",
             "older rows": "those of learners that descend and that carry no note (in tables, a °) "
@@ -105,8 +105,8 @@ def about(name: str) -> dict[str, Any]:
             "hyper-representation": f"trained once on {images.many}-way 1-shot episodes, 3 queries "
             "a class, and judged in every setting; so are the features of fine-tuning and of the "
             "nearest neighbour, a network trained to tell all training classes apart. Fine-tuning: "
-            "of the inner rates 0.03, 0.1, 0.3, 1 and 3 that which did best on validation classes "
-            "after 10 steps",
+            "of the inner rates 0.003, 0.01, 0.03, 0.1, 0.3, 1 and 3 that which did best on "
+            "validation classes after 10 steps",
         },
         "protocol": f"{TEST_TASKS} test tasks of unseen classes, the same for all learners; "
         "accuracy with the 95 % interval over tasks. Phi, and the number of steps in testing, are "
@@ -133,7 +133,7 @@ def _job(entry: Entry) -> Job:
     training = {
         "contender": contender.training(entry),
         "images": entry.images.plain,
-        "outer": [META_LR, CLIP, VALIDATION_TASKS],
+        "outer": [CLIP, VALIDATION_TASKS],
     }
     judging = {
         "contender": repr(contender),

@@ -61,7 +61,9 @@ class OfAllWays(Searching):
         tasks = entry.episodes(learner.ways, self.shots(entry), self.queries)
         adam = torch.optim.Adam(learner.parameters(), lr=rate)
         judged = learner.with_ways(first.ways)
-        first.train(session, what, learner, tasks, self.iterations // part, 1, judged, adam)
+        images = learner.ways * (self.shots(entry) + self.queries)
+        iterations = self.iterations // part
+        first.train(session, what, learner, tasks, iterations, 1, images, adam, judged)
         return judged
 
     def learner(self, entry: Entry, session: Session) -> Learner:

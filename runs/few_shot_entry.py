@@ -18,7 +18,7 @@ from runs.jobs import Session
 from runs.omniglot import Classes
 
 VALIDATION_TASKS = 100
-META_LR, CLIP = 3e-3, 10.0  # of Adam, falling to 0; on the norm of the gradient
+CLIP = 10.0  # on the norm of the gradient
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,9 @@ class Entry:
         tasks: Sampler,
         iterations: int,
         batch: int,
+        images: int,
+        optimizer: torch.optim.Optimizer,
         judged: Learner | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
         warmup: float = 0.0,
     ) -> None:
         """Train with an outer rate that falls to 0; the phi of the best validation is kept.
@@ -142,12 +143,12 @@ class Entry:
             tasks: training tasks.
             iterations: how many, before the scale of the image set.
             batch: tasks in a batch.
+            images: in a task, both sets.
+            optimizer: the outer one.
             judged: what the validation tasks are given to; default: the learner.
-            optimizer: the outer one; default: Adam.
             warmup: the part of the iterations in which the rate rises from almost 0, in a line.
         """
         iterations = self.images.iterations(iterations)
-        optimizer = optimizer or torch.optim.Adam(learner.parameters(), lr=META_LR)
         scheduler = rising_and_falling(optimizer, iterations, int(warmup * iterations))
 
         def train_until(until: int, checkpoint: Path) -> History:
@@ -165,7 +166,7 @@ class Entry:
                 checkpoint_every=max(1, iterations // 20),
             )
 
-        session.train(what, iterations, train_until, tasks=batch)
+        session.train(what, iterations, train_until, tasks=batch, images=images * batch)
 
 
 class Contender:

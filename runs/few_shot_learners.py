@@ -48,7 +48,7 @@ class Episodic(Searching):
     learner_class: str
     arguments: Mapping[str, Any]
     iterations: int = 10000
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (3e-4, *RATES)
     batch: int = 8
     queries: tuple[int, int] = (5, 2)
     warmup: float = 0.02
@@ -72,13 +72,15 @@ class Episodic(Searching):
             other = replace(self, **self.with_more_ways, with_more_ways={})
             return other.after(entry, session, what, rate, part)
         learner = CLASSES[self.learner_class](self.model(entry), **self.arguments)
+        queries = self.queries[many]
         entry.train(
             session,
             what,
             learner,
-            entry.episodes(queries=self.queries[many]),
+            entry.episodes(queries=queries),
             self.iterations // (part * (2 if shots else 1)),
             self.batch // (2 if many else 1),
+            entry.ways * (entry.shots + queries),
             optimizer=torch.optim.Adam(learner.parameters(), lr=rate),
             warmup=self.warmup,
         )
@@ -133,6 +135,7 @@ class ManySteps(Searching):
             entry.episodes(shots=9, queries=1),  # ten of each class, support or not
             self.iterations // part,
             self.tasks[many],
+            10 * entry.ways,
             optimizer=torch.optim.SGD(learner.parameters(), lr=self.outer_lr),
         )
         return learner
@@ -163,7 +166,9 @@ class ManyWays(Searching):
         tasks = entry.episodes(many, shots=1, queries=self.queries)
         adam = torch.optim.Adam(learner.parameters(), lr=rate)
         judged = self.on_body(body_of(learner.model), first)
-        first.train(session, what, learner, tasks, self.iterations // part, 1, judged, adam)
+        images = many * (1 + self.queries)
+        iterations = self.iterations // part
+        first.train(session, what, learner, tasks, iterations, 1, images, adam, judged)
         return judged
 
     def on_body(self, body: nn.Module, entry: Entry) -> HyperRepresentation:
@@ -191,7 +196,7 @@ class OnBody(Searching):
     """
 
     head: Literal["neighbour", "descent"]
-    inner_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    inner_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     steps: int = 10
     batch: int = 128
     iterations: int = 6000
@@ -217,7 +222,8 @@ class OnBody(Searching):
         classifier, judged = Classifier(model), NearestNeighbor(body_of(model), first.ways)
         tasks = batches(train, self.batch, rotations=rotations, seed=entry.seed)
         adam = torch.optim.Adam(classifier.parameters(), lr=rate)
-        first.train(session, what, classifier, tasks, self.iterations // part, 1, judged, adam)
+        iterations = self.iterations // part
+        first.train(session, what, classifier, tasks, iterations, 1, self.batch, adam, judged)
         return judged
 
     def learner(self, entry: Entry, session: Session) -> Learner:
@@ -260,7 +266,7 @@ def descends(
     many: float,
     steps: int = 1,
     more: int = 1,
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
+    rates: tuple[float, ...] = Episodic.rates,
     **how: Any,
 ) -> Episodic:
     """By what `few_shot_recipe` found; with many ways another inner rate and `more` such steps."""
@@ -281,10 +287,9 @@ CONTENDERS: dict[str, Contender] = {
     "hyper-representation": ManyWays(),
     "nearest neighbour in pixels": InPixels(),
     "nearest neighbour in features": OnBody("neighbour"),
-    "fine-tuning": OnBody("descent", test_steps=TEST_STEPS),
-    "MAML": descends("MAML", 0.4, 0.8),
-    # Its best outer rates lie at both ends of the others' list.
-    "first-order MAML": descends("MAML", 0.1, 0.2, more=5, rates=(3e-4, *RATES), first_order=True),
+    "fine-tuning": OnBody("descent", test_steps=(*TEST_STEPS, 50)),
+    "MAML": descends("MAML", 0.4, 0.8, rates=(1e-3, 3e-3, 1e-2)),
+    "first-order MAML": descends("MAML", 0.1, 0.2, more=5, first_order=True),
     "ANIL": descends("ANIL", 0.1, 0.3, steps=5),
     "Meta-SGD": descends("MetaSGD", 0.1, 0.4),
     "Reptile": ManySteps(),

@@ -157,6 +157,7 @@ class Session:
         train_until: Callable[[int, Path], History],
         *,
         tasks: int | None = None,
+        images: int | None = None,
         judge: Callable[[], float] | None = None,
         legs: int | None = None,
     ) -> None:
@@ -168,6 +169,7 @@ class Session:
             train_until: trains up to an iteration with a checkpoint, as `meta_train` does, of which
                 it is the only call.
             tasks: in a batch, for the record.
+            images: in a batch, of all its tasks; the record says how many the training saw.
             judge: is asked for a point of the curve after each leg; default: the curve is that of
                 the validations.
             legs: into how many parts; default: one, or `LEGS` of them if the minutes are counted.
@@ -190,6 +192,7 @@ class Session:
         curve = history.validation if judge is None else progress.curve
         entry: Content = {"what": what, "seed": self.seed, "iterations": iterations}
         entry |= {} if tasks is None else {"tasks in a batch": tasks}
+        entry |= {} if images is None else {"images": images * iterations}
         entry["seconds"] = round(progress.seconds)
         if curve:
             at, values = zip(*curve, strict=True)

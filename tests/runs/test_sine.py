@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from runs.__main__ import main
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("METANOTES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sine, "ITERATIONS", 7)
+    monkeypatch.setattr(sine, "ITERATIONS", 14)
+    monkeypatch.setattr(sine, "PART", 7)
+    monkeypatch.setattr(sine, "RATES", (1e-3, 1e-2))
     return tmp_path
 
 
@@ -36,6 +39,17 @@ def test_each_learner_is_judged_after_several_numbers_of_steps(small: Path) -> N
     assert all((row["unit"], row["tasks"], row["seed"]) == ("mse", 600, 3) for row in made)
 
 
+def test_rates_are_chosen_and_joint_pretraining_has_one_to_descend_with(small: Path) -> None:
+    main(["sine", "--seeds", "0"], small)
+    for row in rows(small):
+        rate, tried, inner = re.match(
+            r"outer rate (\S+) \((.*?)\)(?:, inner rate (\S+))?$", row["note"]
+        ).groups()
+        errors = dict(part.split(": ") for part in tried.split(", "))
+        assert min(errors, key=lambda tried: float(errors[tried])) == rate
+        assert (inner is not None) == row["name"].startswith("Joint")
+
+
 def test_a_training_in_legs_gives_the_same_scores_as_one_in_one_go(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +60,7 @@ def test_a_training_in_legs_gives_the_same_scores_as_one_in_one_go(
     main([*line, "--minutes", "1000"], small / "legs")
     assert rows(small / "legs") == rows(small / "whole")
     saved = list((small / "other").rglob("*.pt"))
-    assert len(saved) == 1
+    assert len(saved) == len(sine.RATES) + 1
 
 
 def test_a_checkpoint_that_cannot_be_used_is_told_with_the_way_out(
@@ -56,7 +70,7 @@ def test_a_checkpoint_that_cannot_be_used_is_told_with_the_way_out(
     main(line, small)
     first = rows(small)
     (small / "sine.json").unlink()
-    (path,) = (small / "cache").rglob("*.pt")
+    (path,) = (small / "cache").rglob("maml/*.pt")
     path.write_bytes(b"half of one")
     assert main(line, small) == 1
     assert "--fresh removes it" in capsys.readouterr().err
