@@ -9,6 +9,7 @@ import pytest
 
 from metanotes.data import DamagedDataError, Pairs, data_folder, translation
 
+HERE = any((data_folder() / "mt" / name).exists() for name in ("mt.tar.gz", "mt"))
 LINES = {
     "ron": "ron-eng/tatoeba-test-v1\tbună\thello\nron-eng/newstest2016\tștiri\tnews\n"
     "ron-eng/tatoeba-test-v1\t \tempty\nhalf a line\n",
@@ -86,7 +87,7 @@ def test_data_that_is_not_there_or_damaged_is_refused(files, tmp_path: Path) -> 
         translation(root=as_archive(files, tmp_path / "one side"))
 
 
-@pytest.mark.skipif(not (data_folder() / "mt").is_dir(), reason="the sentences are not here")
+@pytest.mark.skipif(not HERE, reason="the sentences are not here")
 def test_the_real_sentences() -> None:
     read = translation(["ron", "fra", "slk"])
     assert [len(pairs.source) for pairs in read.values()] == [5508, 12_681, 1000]
