@@ -25,7 +25,6 @@ WITHOUT_DIGEST = {
     "few_shot_mini_imagenet",
     "few_shot_omniglot",
     "mnist_m",
-    "sine",
 }
 
 each = pytest.mark.parametrize("name", NAMES)
