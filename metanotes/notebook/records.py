@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -304,8 +305,8 @@ class Record:
 
         Accuracies in several settings: a line a name, a column a setting, percent seed by seed.
         What was made before rows had a digest of their settings, among others that have one, is
-        marked by a °. Anything else: a line a score and a column a seed; columns that say nothing
-        are left out.
+        marked by a °. Anything else: a line a score and a column a seed, and the notes of the seeds
+        without what they have in parentheses; columns that say nothing are left out.
         """
         rows = self.rows_of(**fields)
         if not rows or any("setting" not in row or row["unit"] != "accuracy" for row in rows):
@@ -335,22 +336,24 @@ def _by_seeds(rows: list[Entry]) -> tuple[list[str], list[list[str]]]:
     seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
     without = any(row.get("seed") is None for row in rows)
     columns: list[int | None] = [*seeds, *([None] * without)]
-    values: dict[tuple[Any, ...], dict[int | None, str]] = {}
+    of_line: dict[tuple[Any, ...], dict[int | None, Entry]] = {}
     for row in rows:
         name = f"{row['setting']}: {row['name']}" if "setting" in row else row["name"]
-        line = (name, row["tasks"], row.get("transductive"), row.get("note"))
-        values.setdefault(line, {})[row.get("seed")] = score_text(row)
+        line = (name, row["tasks"], row.get("transductive"))
+        of_line.setdefault(line, {})[row.get("seed")] = row
     transduction = any(row.get("transductive") is not None for row in rows)
     notes = any(row.get("note") for row in rows)
     head = ["method", *(f"seed {seed}" for seed in seeds)]
     head += ["without a seed" if seeds else "result"] * without + ["judged on"]
     head += ["transductive"] * transduction + ["note"] * notes
     lines = []
-    for (name, tasks, transductive, note), scores in values.items():
-        cells = [name, *(scores.get(seed, "") for seed in columns)]
+    for (name, tasks, transductive), by_seed in of_line.items():
+        here = [by_seed[seed] for seed in columns if seed in by_seed]
+        cells = [name, *(score_text(by_seed[s]) if s in by_seed else "" for s in columns)]
         cells.append(f"{tasks:,}".replace(",", " "))
         cells += [{True: "yes", False: "no", None: ""}[transductive]] * transduction
-        lines.append(cells + [note or ""] * notes)
+        said = [re.sub(r" \([^)]*\)", "", row.get("note") or "") for row in here]
+        lines.append(cells + ["; ".join(said[:1] if len(set(said)) == 1 else said)] * notes)
     return head, lines
 
 

@@ -156,6 +156,16 @@ def test_another_table_has_a_column_for_each_seed_and_none_that_says_nothing() -
     assert lines[1] == ["wide: SGD", "", "", "0.500 ± 0.009", "600"]
 
 
+def test_the_notes_of_the_seeds_stand_in_one_line_without_their_parentheses() -> None:
+    notes = ("rate 0.1 (0.1: 9, 1: 8), inner rate 1", "rate 1 (0.1: 8, 1: 9), inner rate 1")
+    rows = [row("MAML", seed, 0.9, unit="mse", note=notes[seed]) for seed in (0, 1)]
+    rows += [row("SGD", seed, 0.9, unit="mse", note="rate 1") for seed in (0, 1)]
+    head, lines = Record.of("x", {**WORDS, "rows": rows}).grid()
+    assert head[-1] == "note"
+    texts = ["rate 0.1, inner rate 1; rate 1, inner rate 1", "rate 1"]
+    assert [line[-1] for line in lines] == texts
+
+
 def test_what_rows_were_made_on_is_told_with_older_and_newer_ones() -> None:
     origin = {"command": "python -m runs x", "commit": "0123456789abcdef", "dirty": True}
     origin |= {"processor": "A chip", "cores": 4, "threads": 2, "torch": "2.13", "python": "3.11"}
