@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import Lock
+from threading import current_thread, main_thread
 
 import torch
 from torch import Tensor
@@ -56,32 +56,18 @@ def losses_and_gradient(
     return torch.cat(losses), total
 
 
-class _Threads:
-    """How many work in one thread at present, and how many threads there were before."""
-
-    lock = Lock()
-    inside = 0
-    before = 1
-
-
 @contextmanager
 def few_threads(plan: Plan, tasks: int) -> Iterator[None]:
     """Small work in one thread: two would gain little, and lose much where a core is busy.
 
-    Others may be at work, and a new thread takes the number that was set last: each puts back what
-    the first one saw.
+    In the main thread alone, for a new thread takes the number that was set last by any.
     """
-    if plan.flops * tasks > LARGE or (_Threads.inside == 0 and torch.get_num_threads() == 1):
+    before = torch.get_num_threads()
+    if before == 1 or plan.flops * tasks > LARGE or current_thread() is not main_thread():
         yield
         return
-    with _Threads.lock:
-        if _Threads.inside == 0:
-            _Threads.before = torch.get_num_threads()
-        _Threads.inside += 1
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _Threads.lock:
-            _Threads.inside -= 1
-            torch.set_num_threads(_Threads.before)
+        torch.set_num_threads(before)
