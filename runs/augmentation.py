@@ -18,10 +18,11 @@ from metanotes.nets import mlp
 from metanotes.task import Batch, Task
 from metanotes.training import meta_train
 from runs.data_policy import standing
+from runs.few_shot_entry import as_text
 from runs.jobs import Job, LongRun, Session
 
 TRUE = 40.0  # degrees
-RATES = (0.03, 0.1)  # of SGD, momentum 0.9, and of the step ahead
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)  # of SGD, momentum 0.9, and of the step ahead
 POLICY_RATE, MOMENTUM = 0.02, 0.9
 TRAIN, SHOWN, CHOICE = 700, 200, 100
 HIDDEN, SIZE, SHOWN_SIZE, STEPS, MARKS = 128, 50, 100, 1000, 50
@@ -159,9 +160,12 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
 
 
 def _work(method: str, session: Session) -> None:
-    made = [(rate, *training(method, session.seed, rate)) for rate in RATES]
-    rate, model, drawn, path = max(made, key=lambda run: standing(run[1], run[2].choice))
-    session.score(method, evaluate(model, drawn.test), note=f"rate {rate:g}")
+    made = {rate: training(method, session.seed, rate) for rate in RATES}
+    stood = {rate: standing(model, drawn.choice) for rate, (model, drawn, _) in made.items()}
+    best = max(RATES, key=lambda rate: stood[rate])
+    model, drawn, path = made[best]
+    tried = as_text({rate: accuracy for rate, (accuracy, _) in stood.items()})
+    session.score(method, evaluate(model, drawn.test), note=f"rate {best:g} ({tried})")
     names = ["turn", "shift", "scale"]
     names += [f"share of {name}" for name in (*names, "nothing")] if method == CHOSEN else []
     for name, values in zip(names, zip(*path, strict=True), strict=False):
@@ -173,5 +177,5 @@ RUN = LongRun(
     "augmentation: learned ranges and fixed ones, on digits that are turned",
     about,
     jobs,
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(5, 6, 7, 8, 9),  # others were looked at with fewer rates
 )
