@@ -5,8 +5,8 @@
 
 What makes the bytes stable: no timings in the metadata, seeded names for the widgets' connections,
 one thread, no progress bars, figures without a date. Digests of the code that gave the stored
-outputs, and of the records that it read, are kept in the notebook's metadata (`metanotes`); the
-tests compare them.
+outputs, and of the records that it read, are kept in the notebook's metadata (`metanotes`), and a
+file that `kept` has filled carries one of the cells that did; the tests compare them.
 
 The file is a plugin for nbval too (`pytest -p chapters --nbval-lax notebooks`): the kernels of the
 tests run under the same environment, and pictures are not compared.
@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import symtable
 import sys
 import time
 from fnmatch import fnmatch
@@ -28,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 RECORDS = ROOT / "results"
+MADE_BY = "made by cells with the digest"  # in a file that `kept` has filled
 
 # What a notebook's kernel runs under, here and in the tests.
 ENVIRONMENT = {
@@ -73,6 +75,35 @@ def record_digests(notebook: dict) -> dict[str, str]:
     return digests
 
 
+def kept_digests(notebook: dict) -> dict[str, str]:
+    """Of the files of results/ that cells fill by `kept`: a digest of these cells, and of all that
+    bind, before them, a name that they use, or that one of those uses.
+    """
+    sources = _sources(notebook)
+    names = [_names(source) for source in sources]
+    digests = {}
+    for name in sorted(set(re.findall(r'\bkept\("([^"]+)"', "\n".join(sources)))):
+        behind = {i for i, source in enumerate(sources) if f'kept("{name}"' in source}
+        for i in reversed(range(max(behind, default=-1) + 1)):
+            if names[i][0] & set().union(*(names[j][1] for j in behind if j > i)):
+                behind.add(i)
+        code = "\0".join(sources[i] for i in sorted(behind))
+        digests[name] = hashlib.sha256(code.encode()).hexdigest()[:16]
+    return digests
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """The names that a cell binds, and those of other cells that it uses."""
+    top = symtable.symtable(source, "cell", "exec")
+    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    tables, used = [top], set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        used |= {s.get_name() for s in table.get_symbols() if s.is_global() and s.is_referenced()}
+    return bound, used - bound
+
+
 def _sources(notebook: dict) -> list[str]:
     return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
 
@@ -91,6 +122,10 @@ def problems(path: Path) -> list[str]:
         for name, digest in record_digests(notebook).items()
         if stored.get("records", {}).get(name) != digest
     ]
+    for name, digest in kept_digests(notebook).items():
+        path = RECORDS / f"{name}.json"
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")).get(MADE_BY) != digest:
+            found.append(f"other cells filled results/{name}.json: remove it, run the chapter")
     count = 0
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] != "code" or not "".join(cell["source"]).strip():
@@ -122,6 +157,8 @@ def run(path: Path) -> None:
             return client
 
     notebook = nbformat.read(path, as_version=4)
+    files = {RECORDS / f"{name}.json": digest for name, digest in kept_digests(notebook).items()}
+    anew = [file for file in files if not file.exists()]
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = {
@@ -137,6 +174,9 @@ def run(path: Path) -> None:
         resources=resources,
         extra_arguments=["--log-level=ERROR"],
     ).execute()
+    for file in anew:
+        held = json.loads(file.read_text(encoding="utf-8")) | {MADE_BY: files[file]}
+        file.write_text(json.dumps(held, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     notebook.metadata["language_info"] = {"name": "python"}  # no version of this machine's
     for cell in notebook.cells:
         if cell.cell_type == "code" and not cell.source.strip():

@@ -105,7 +105,8 @@ def kept(
     """What `make()` returned when it was first called, from a file of `results/`.
 
     For what a chapter works out but once, such as the second and third seed of a comparison. Remove
-    the file, or what stands in it under the key, after a change of what `make` does.
+    the file after a change of what `make` does; the book's tests find out if a cell behind it has
+    changed.
 
     Args:
         name: of the file; its path without `.json`, such as `"domains/adversarial"`.
