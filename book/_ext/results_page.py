@@ -55,7 +55,9 @@ def scores(run: Record) -> list[str]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A table in Markdown, as lines."""
+    """A table in Markdown, as lines; a column of notes is kept wide enough to read."""
+    if head[-1] == "note":
+        rows = [[*cells, f'<span class="note">{note}</span>'] for *cells, note in rows]
     return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
 
 
