@@ -262,6 +262,19 @@ _SHOWN = """box => [...box.querySelectorAll('.panel')]
   .join('\\n')"""
 
 
+# Pictures that have not loaded after ten seconds, on a machine that may have much to do.
+_BROKEN = """async box => {
+  const pictures = [...box.querySelectorAll('img')];
+  const loaded = e => e.complete || new Promise(then => {
+    e.addEventListener('load', then);
+    e.addEventListener('error', then);
+    setTimeout(then, 10000);
+  });
+  await Promise.all(pictures.map(loaded));
+  return pictures.filter(e => !e.complete || !e.naturalWidth).map(e => e.src.slice(-60));
+}"""
+
+
 def interaction(visit: Visit) -> list[str]:
     """Move every slider by mouse and by keyboard, every menu, every play button."""
     page, found = visit.page, []
@@ -318,10 +331,7 @@ def interaction(visit: Visit) -> list[str]:
             if not any(shown(after=60) != before for _ in range(30)):  # for some two seconds
                 found.append(f"{who}: the play button changes nothing")
             play.evaluate("e => e.textContent === 'Stop' && e.click()")  # or it would go on
-        broken = box.evaluate(
-            "box => [...box.querySelectorAll('img')].filter(e => !e.complete || !e.naturalWidth)"
-            ".map(e => e.src.slice(-60))"
-        )
+        broken = box.evaluate(_BROKEN)
         found += [f"{who}: did not load: {source}" for source in broken]
     return found
 
